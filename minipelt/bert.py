@@ -1,0 +1,272 @@
+"""BERT, written out (Devlin et al. 2019), with the slots where the papers plug their modules in.
+
+Notable features:
+- Modules are named as Hugging Face names them, so the keys of a BERT checkpoint are the keys of this model.
+- A *slot* is an attribute that holds None. Each is used in one line that does nothing while the slot is empty, so this file
+  is plain BERT and Figure 1 of UniPELT (Mao et al. 2022) at once. `unipelt.py` fills the slots; nothing here knows with what.
+- Attention is torch's fused `scaled_dot_product_attention`; `explicit_attention` is the same formula to read, and returns weights.
+- Post-LayerNorm, as in the original: every block ends in LayerNorm(block(x) + x).
+
+Shape letters, here and everywhere: B batch, T tokens, D hidden size, H heads, P prefix length, R rank, M bottleneck, N layers, C classes.
+"""
+
+import json
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from minipelt import InputError
+
+ACTIVATIONS = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The numbers that fix a BERT's shape; the defaults are bert-base-uncased. Names are those of Hugging Face's config.json."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
+        if self.hidden_act not in ACTIVATIONS:
+            raise InputError(f"hidden_act is {self.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}")
+
+    @classmethod
+    def from_json(cls, path):
+        """Read a config.json. Raises InputError if it is unreadable or describes something that this file cannot compute."""
+        try:
+            raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; a BERT folder holds config.json") from None
+        except ValueError as error:
+            raise InputError(f"{path}: not valid JSON ({error})") from None
+        if raw.get("model_type", "bert") != "bert":
+            raise InputError(f"{path}: model_type is {raw['model_type']!r}; only 'bert' is supported")
+        if raw.get("position_embedding_type", "absolute") != "absolute":
+            raise InputError(f"{path}: position_embedding_type is {raw['position_embedding_type']!r}; only 'absolute' is supported")
+        if raw.get("is_decoder", False):
+            raise InputError(f"{path}: is_decoder is true; only the encoder is supported")
+        try:
+            return cls(**{field.name: raw[field.name] for field in fields(cls) if field.name in raw})
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+
+class Encoded(NamedTuple):
+    """What the encoder returns."""
+
+    hidden_states: list  # N + 1 tensors (B, T, D): the embeddings, then each layer's output
+    pooled: torch.Tensor  # (B, D): tanh(W h_[CLS] + b)
+
+
+class BertEmbeddings(nn.Module):
+    """Word + position + token type, then LayerNorm."""
+
+    def __init__(self, config):
+        super().__init__()
+        D = config.hidden_size
+        self.word_embeddings = nn.Embedding(config.vocab_size, D)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, D)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, D)
+        self.LayerNorm = nn.LayerNorm(D, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids, token_type_ids):
+        """input_ids, token_type_ids (B, T) -> (B, T, D)."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T)
+        h = self.word_embeddings(input_ids) + self.position_embeddings(positions) + self.token_type_embeddings(token_type_ids)
+        return self.dropout(self.LayerNorm(h))  # (B, T, D)
+
+
+def explicit_attention(query, key, value, mask, dropout=0.0):
+    """softmax(Q K^T / sqrt(d)) V, step by step: what `scaled_dot_product_attention` fuses into one kernel.
+
+    query (B, H, T, d); key, value (B, H, S, d); mask (B, 1, 1, S), True where a key may be seen.
+    Returns the result (B, H, T, d) and the attention weights (B, H, T, S), before dropout.
+    """
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)  # (B, H, T, S)
+    return F.dropout(weights, dropout) @ value, weights
+
+
+class BertSelfAttention(nn.Module):
+    """Multi-head self-attention. Slots: `lora_query`, `lora_value` (LoRA) and `prefix` (prefix-tuning)."""
+
+    def __init__(self, config):
+        super().__init__()
+        D = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.dropout_prob = config.attention_probs_dropout_prob
+        self.query = nn.Linear(D, D)
+        self.key = nn.Linear(D, D)
+        self.value = nn.Linear(D, D)
+        self.lora_query = self.lora_value = self.prefix = None
+
+    def forward(self, h, mask, prefix=None, attentions=None):
+        """h (B, T, D), mask (B, T), prefix (2, P, D) or None -> (B, T, D). Appends weights (B, H, T, P + T) to `attentions`."""
+        q, k, v = self.query(h), self.key(h), self.value(h)  # (B, T, D) each
+        if self.lora_query: q = q + self.lora_query(h, mask)
+        if self.lora_value: v = v + self.lora_value(h, mask)
+        if self.prefix: k, v, mask = self.prefix(h, k, v, mask, prefix)  # (B, P + T, D) twice, (B, P + T)
+
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, T or P + T, D / H)
+        mask = mask[:, None, None, :]  # (B, 1, 1, P + T): every query sees the same keys
+        dropout = self.dropout_prob if self.training else 0.0
+        if attentions is None:
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        else:
+            context, weights = explicit_attention(q, k, v, mask, dropout)
+            attentions.append(weights)
+        return context.transpose(1, 2).flatten(2)  # (B, H, T, D / H) -> (B, T, D)
+
+
+class BertOutput(nn.Module):
+    """The end of the attention block and of the feed-forward block: Linear, dropout, and the LayerNorm of the residual sum."""
+
+    def __init__(self, in_features, config):
+        super().__init__()
+        self.dense = nn.Linear(in_features, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x):
+        """x (B, T, in_features) -> (B, T, D), before the residual and LayerNorm."""
+        return self.dropout(self.dense(x))
+
+
+class BertAttention(nn.Module):
+    """The attention block: self-attention, output projection, residual, LayerNorm."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.self = BertSelfAttention(config)
+        self.output = BertOutput(config.hidden_size, config)
+
+    def forward(self, h, mask, prefix=None, attentions=None):
+        """h (B, T, D), mask (B, T) -> (B, T, D)."""
+        o = self.output(self.self(h, mask, prefix, attentions))  # (B, T, D)
+        return self.output.LayerNorm(o + h)
+
+
+class BertIntermediate(nn.Module):
+    """The wide half of the feed-forward block. A module of its own only because the checkpoints name it so."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACTIVATIONS[config.hidden_act]
+
+    def forward(self, a):
+        """a (B, T, D) -> (B, T, intermediate_size)."""
+        return self.activation(self.dense(a))
+
+
+class BertLayer(nn.Module):
+    """One Transformer layer: attention block, then feed-forward block. Slot: `adapter`."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.attention = BertAttention(config)
+        self.intermediate = BertIntermediate(config)
+        self.output = BertOutput(config.intermediate_size, config)
+        self.adapter = None
+
+    def forward(self, h, mask, prefix=None, attentions=None):
+        """h (B, T, D), mask (B, T) -> (B, T, D). The names a and f are the paper's h_A and h_F."""
+        a = self.attention(h, mask, prefix, attentions)  # (B, T, D)
+        f = self.output(self.intermediate(a))  # (B, T, D)
+        if self.adapter: f = f + self.adapter(self.output.LayerNorm(f + a), mask)
+        return self.output.LayerNorm(f + a)
+
+
+class BertEncoder(nn.Module):
+    """The stack of layers, in the module list that the checkpoints name `encoder.layer`."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.layer = nn.ModuleList(BertLayer(config) for _ in range(config.num_hidden_layers))
+
+
+class BertPooler(nn.Module):
+    """tanh(W h_[CLS] + b): one vector for the sentence."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, h):
+        """h (B, T, D) -> (B, D)."""
+        return torch.tanh(self.dense(h[:, 0]))
+
+
+class BertModel(nn.Module):
+    """The encoder. Slot: `prefix`, a module that makes the prefixes of all layers at once."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.embeddings = BertEmbeddings(config)
+        self.encoder = BertEncoder(config)
+        self.pooler = BertPooler(config)
+        self.pooler_is_new = False  # True when a checkpoint has no pooler: it then trains with the head
+        self.prefix = None
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=config.initializer_range)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None, attentions=None):
+        """Encode a batch.
+
+        input_ids (B, T) token numbers; attention_mask (B, T) 1 for real tokens, 0 for padding (default: all real);
+        token_type_ids (B, T) 0 for the first text, 1 for the second (default: all 0).
+        A list passed as `attentions` receives each layer's attention weights, (B, H, T, P + T); attention is then the explicit one.
+        Returns Encoded(hidden_states, pooled).
+        """
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()  # (B, T)
+        if token_type_ids is None: token_type_ids = torch.zeros_like(input_ids)
+        prefixes = self.prefix() if self.prefix else [None] * len(self.encoder.layer)  # (N, 2, P, D)
+
+        hidden_states = [self.embeddings(input_ids, token_type_ids)]  # (B, T, D)
+        for layer, prefix in zip(self.encoder.layer, prefixes):
+            hidden_states.append(layer(hidden_states[-1], mask, prefix, attentions))
+        return Encoded(hidden_states, self.pooler(hidden_states[-1]))
+
+
+class BertClassifier(nn.Module):
+    """The encoder with a head: pooled [CLS] -> dropout -> Linear. One output for regression, C for C classes."""
+
+    def __init__(self, bert, num_outputs):
+        super().__init__()
+        self.bert = bert
+        self.dropout = nn.Dropout(bert.config.hidden_dropout_prob)
+        self.classifier = nn.Linear(bert.config.hidden_size, num_outputs)
+        nn.init.normal_(self.classifier.weight, std=bert.config.initializer_range)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None):
+        """The three inputs of BertModel, (B, T) each -> logits (B, C)."""
+        return self.classifier(self.dropout(self.bert(input_ids, attention_mask, token_type_ids).pooled))

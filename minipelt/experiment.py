@@ -1,0 +1,215 @@
+"""One run of the paper's experiment: data split, model and method, training, test score, and the run folder.
+
+    run = Run("sst2", Method("apl"), Recipe(learning_rate=1e-3), k=500)
+    results = run_experiment(run, new_folder(run))
+
+The protocol is UniPELT's (section 4.1). With K: the training set is shuffled by the seed; its first K rows train, the next 1,000
+pick the best epoch, and the official dev set is the test set. Without K: all of train trains, and the best score on dev counts.
+"""
+
+import json
+import os
+import platform
+import random
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import minipelt
+from minipelt import InputError, metrics
+from minipelt.batches import encode
+from minipelt.bert import BertClassifier
+from minipelt.checkpoint import load_json, load_tensors, load_trained, save_json, save_tensors, trained_tensors
+from minipelt.gate import mean_gates, record_gates
+from minipelt.glue import MINIGLUE, get_task, read
+from minipelt.loop import Recipe, predict, train
+from minipelt.unipelt import Method, attach, count_parameters
+from minipelt.weights import DEFAULT, load
+
+# Found on validation rows; the README tells how.
+LEARNING_RATES = {"ft": 1e-4, "head": 3e-3, "bitfit": 3e-3}
+PELT_LEARNING_RATE = 1e-3  # every method with an adapter, a prefix or LoRA
+
+
+@dataclass(frozen=True)
+class Run:
+    """All settings of one run; a run with the same settings on the same machine gives the same numbers."""
+
+    task: str
+    method: Method
+    recipe: Recipe
+    model: str = DEFAULT  # name or folder of the base
+    glue: str = "miniglue"  # folder of the GLUE TSVs; "miniglue" is the hand-written sample
+    k: int | None = None  # training rows; None for all
+    valid_rows: int = 1000  # with k: rows that pick the best epoch
+    max_length: int = 128  # tokens
+    device: str = "auto"
+
+    @classmethod
+    def from_dict(cls, values):
+        """The inverse of dataclasses.asdict, for run.json."""
+        return cls(**values | {"method": Method(**values["method"]), "recipe": Recipe(**values["recipe"])})
+
+
+def default_learning_rate(method):
+    """The learning rate for a Method if the user names none."""
+    return LEARNING_RATES.get(method.name, PELT_LEARNING_RATE)
+
+
+def choose_device(name):
+    """`auto` -> CUDA, else MPS, else the CPU; any other name as torch knows it. On CUDA, makes torch deterministic."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); expected auto, cpu, cuda or mps") from None
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)  # its backward pass adds in an order that varies
+    return device
+
+
+def load_splits(run):
+    """{"train", "validation", "test"} of a run's task, as lists of Examples."""
+    task, root = get_task(run.task), MINIGLUE if run.glue == "miniglue" else run.glue
+    rows, dev = read(task, "train", root), read(task, "dev", root)
+    if run.k is None: return {"train": rows, "validation": dev, "test": dev}
+    random.Random(run.recipe.seed).shuffle(rows)
+    splits = {"train": rows[: run.k], "validation": rows[run.k : run.k + run.valid_rows], "test": dev}
+    if not splits["validation"]:
+        raise InputError(f"{run.task} has {len(rows)} training rows in {root}: --k {run.k} leaves none for validation; expected at most {len(rows) - 1}")
+    return splits
+
+
+def build(run, device):
+    """(model, tokenizer) of a run: the base, a new head, and the method as it is before training."""
+    bert, tokenizer = load(run.model)
+    torch.manual_seed(run.recipe.seed)
+    model = attach(BertClassifier(bert, get_task(run.task).num_outputs), run.method)
+    if run.max_length > bert.config.max_position_embeddings:
+        raise InputError(f"max_length is {run.max_length}; {run.model} has {bert.config.max_position_embeddings} positions")
+    return model.to(device), tokenizer
+
+
+def score(task, logits, labels):
+    """{metric: value} of a task. logits (n, C); labels (n)."""
+    predictions = logits.argmax(dim=-1) if task.labels else logits[:, 0]
+    return {name: getattr(metrics, name)(predictions.numpy(), labels.numpy()) for name in task.metrics}
+
+
+def new_folder(run, parent="runs"):
+    """Make and return a folder for a run, named after it: runs/sst2-apl-k500-seed1, with -2, -3 ... if that is taken."""
+    parts = [run.task, run.method.name, *["nogate"] * (not run.method.gate), *[f"k{run.k}"] * (run.k is not None)]
+    name = "-".join([*parts, f"seed{run.recipe.seed}"])
+    for number in range(1, 10000):
+        folder = Path(parent) / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError: pass
+    raise InputError(f"{parent}/{name}: taken 9999 times; expected a free name")
+
+
+def run_experiment(run, folder, say=lambda line: None, resume=False, save_seconds=60):
+    """Train, test and record one run. Returns its results, as they stand in `folder`/run.json.
+
+    say(line) is called with a line for people now and then. With `resume`, goes on from `folder`/resume.safetensors, which is
+    written after an epoch when `save_seconds` have passed since the last time.
+    """
+    started, folder, device = time.perf_counter(), Path(folder), choose_device(run.device)
+    task, splits = get_task(run.task), load_splits(run)
+    model, tokenizer = build(run, device)
+    rows = {name: encode(examples, tokenizer, run.max_length) for name, examples in splits.items()}
+    counts = count_parameters(model)
+    say(", ".join(f"{name} {len(split):,} rows" for name, split in splits.items()) + f"; {task.metrics[0]}; device {device}")
+    say(parameter_table(counts))
+    if not task.labels: torch.nn.init.constant_(model.classifier.bias, rows["train"].labels.mean().item())  # only differences are left to learn
+
+    record = {"run": asdict(run), "rows": {name: len(split) for name, split in rows.items()}, "parameters": counts,
+              "versions": {"minipelt": minipelt.__version__, "torch": torch.__version__, "python": platform.python_version()}}
+    save_json(record, folder / "run.json")
+    state = load_state(folder) if resume else None
+    with open(folder / "metrics.jsonl", "w", encoding="utf-8") as log:
+        log.writelines(json.dumps(report) + "\n" for report in (state[1] if state else []))
+    last_save = time.perf_counter()
+
+    def on_epoch(report, snapshot):
+        nonlocal last_save
+        best = report["epoch"] == report["best_epoch"]
+        if best: save_tensors(trained_tensors(model), folder / "trained.safetensors")
+        if time.perf_counter() - last_save >= save_seconds:
+            tensors, reports = snapshot()
+            save_tensors(tensors, folder / "resume.safetensors", {"reports": json.dumps(reports)})
+            last_save = time.perf_counter()
+        with open(folder / "metrics.jsonl", "a", encoding="utf-8") as log: log.write(json.dumps(report) + "\n")
+        say(f"epoch {report['epoch']:>2}  loss {report['loss']:.4f}  validation {100 * report['score']:6.2f}{'  best' if best else ''}")
+
+    def validate(model):
+        return score(task, predict(model, rows["validation"]), rows["validation"].labels)[task.metrics[0]]
+
+    reports = train(model, rows["train"], run.recipe, validate, state, on_epoch)
+    load_trained(model, folder / "trained.safetensors")
+    record["results"] = {
+        "validation": score(task, predict(model, rows["validation"]), rows["validation"].labels),
+        **test(model, task, rows["test"]),
+        "best_epoch": reports[-1]["best_epoch"],
+        "epochs": len(reports),
+        "train_seconds": sum(report["train_seconds"] for report in reports),
+        "total_seconds": time.perf_counter() - started,
+    }
+    save_json(record, folder / "run.json")
+    (folder / "resume.safetensors").unlink(missing_ok=True)
+    return record
+
+
+def test(model, task, rows):
+    """{"test": {metric: value}, "gates": {submodule: [mean of each layer]}, "test_seconds"} on `rows`."""
+    started = time.perf_counter()
+    with record_gates(model) as gates:
+        logits = predict(model, rows)
+    return {"test": score(task, logits, rows.labels), "gates": mean_gates(gates), "test_seconds": time.perf_counter() - started}
+
+
+def load_state(folder):
+    """What `train` needs to go on: the tensors and reports of resume.safetensors."""
+    tensors, metadata = load_tensors(folder / "resume.safetensors")
+    return tensors, json.loads(metadata["reports"])
+
+
+def load_run(folder, **changes):
+    """A run folder -> (Run, recorded results or {}, model with its trained tensors, tokenizer). `changes` replace settings."""
+    folder = Path(folder)
+    record = load_json(folder / "run.json")
+    run = Run.from_dict(record["run"] | changes)
+    model, tokenizer = build(run, choose_device(run.device))
+    load_trained(model, folder / "trained.safetensors")
+    return run, record.get("results", {}), model.eval(), tokenizer
+
+
+def parameter_table(counts):
+    """What `count_parameters` gives as lines of text, with each part's share of the base."""
+    lines = [f"  {part:<16}{count:>12,}{100 * count / counts['base']:>9.3f} %" for part, count in counts.items()]
+    return "\n".join(["trained parameters, and the base beside them", *lines])
+
+
+def result_table(record):
+    """A finished run's record (run.json) as lines of text."""
+    results, run = record["results"], record["run"]
+    lines = [f"{'':<14}{'validation':>12}{'test':>12}"]
+    for metric, value in results["test"].items():
+        lines.append(f"{metric:<14}{100 * results['validation'][metric]:>12.2f}{100 * value:>12.2f}")
+    if run["k"] is None: lines.append("(no --k: validation and test are both the dev set, as in the paper's full-data protocol)")
+    kept = {part: count for part, count in record["parameters"].items() if part not in ("prefix network", "base")}
+    lines.append(f"best epoch {results['best_epoch']} of {results['epochs']}; {results['total_seconds']:.0f} s in all, "
+                 f"{results['train_seconds']:.0f} s of it training; {sum(kept.values()):,} trained parameters kept")
+    if results["gates"]:
+        layers = len(next(iter(results["gates"].values())))
+        lines.append(f"{'mean gate':<14}{'all':>6} " + "".join(f"{f'layer {i}':>9}" for i in range(layers)))
+        for name, values in results["gates"].items():
+            lines.append(f"{name:<14}{sum(values) / layers:>6.2f} " + "".join(f"{value:>9.2f}" for value in values))
+    return "\n".join(lines)
