@@ -104,18 +104,17 @@ def evaluate(args):
 def train(args):
     """Run, or go on with, one experiment."""
     from minipelt.checkpoint import load_json
-    from minipelt.experiment import Run, new_folder, result_table, run_experiment
+    from minipelt.experiment import Run, new_folder, prepare, result_table, run_experiment
 
     if args.resume:
-        folder, record = Path(args.resume), load_json(Path(args.resume) / "run.json")
-        if "results" in record: raise InputError(f"{folder}: this run is finished; --eval {folder} scores it again")
-        run = Run.from_dict(record["run"])
-    else:
-        run = settings(args)
-        folder = new_folder(run, args.out)
+        record = load_json(Path(args.resume) / "run.json")
+        if "results" in record: raise InputError(f"{args.resume}: this run is finished; --eval {args.resume} scores it again")
+    run = Run.from_dict(record["run"]) if args.resume else settings(args)
+    prepared = prepare(run)
+    folder = Path(args.resume) if args.resume else new_folder(run, args.out)
     print(f"{run.method.name} on {run.task}, base {run.model}, seed {run.recipe.seed}, learning rate {run.recipe.learning_rate:g}")
     try:
-        record = run_experiment(run, folder, print, resume=(folder / "resume.safetensors").is_file())
+        record = run_experiment(prepared, folder, print, resume=(folder / "resume.safetensors").is_file())
     except KeyboardInterrupt:
         kept = f"the best epoch so far is in {folder}/trained.safetensors" if (folder / "trained.safetensors").is_file() else "no epoch was finished"
         print(f"\ninterrupted: {kept}; go on with: python train.py --resume {folder}", file=sys.stderr)

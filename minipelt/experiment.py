@@ -1,7 +1,7 @@
 """One run of the paper's experiment: data split, model and method, training, test score, and the run folder.
 
     run = Run("sst2", Method("apl"), Recipe(learning_rate=1e-3), k=500)
-    results = run_experiment(run, new_folder(run))
+    record = run_experiment(prepare(run), new_folder(run))
 
 The protocol is UniPELT's (section 4.1). With K: the training set is shuffled by the seed; its first K rows train, the next 1,000
 pick the best epoch, and the official dev set is the test set. Without K: all of train trains, and the best score on dev counts.
@@ -14,6 +14,7 @@ import random
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -28,9 +29,8 @@ from minipelt.loop import Recipe, predict, train
 from minipelt.unipelt import Method, attach, count_parameters
 from minipelt.weights import DEFAULT, load
 
-# Found on validation rows; the README tells how.
-LEARNING_RATES = {"ft": 1e-4, "head": 3e-3, "bitfit": 3e-3}
-PELT_LEARNING_RATE = 1e-3  # every method with an adapter, a prefix or LoRA
+# Found on validation rows; the README tells how. Every other method has an adapter or LoRA, and takes 1e-3.
+LEARNING_RATES = {"ft": 1e-4, "head": 3e-2, "bitfit": 3e-3, "prefix": 5e-4}
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Run:
 
 def default_learning_rate(method):
     """The learning rate for a Method if the user names none."""
-    return LEARNING_RATES.get(method.name, PELT_LEARNING_RATE)
+    return LEARNING_RATES.get(method.name, 1e-3)
 
 
 def choose_device(name):
@@ -102,6 +102,24 @@ def score(task, logits, labels):
     return {name: getattr(metrics, name)(predictions.numpy(), labels.numpy()) for name in task.metrics}
 
 
+class Prepared(NamedTuple):
+    """A run that is ready to train: all that can be wrong with its settings has been found by now, and nothing is on disk yet."""
+
+    run: Run
+    model: BertClassifier
+    rows: dict  # {"train", "validation", "test"}: batches.Rows
+
+
+def prepare(run):
+    """Run -> Prepared. Raises InputError for a wrong name, file or value."""
+    device, splits = choose_device(run.device), load_splits(run)
+    model, tokenizer = build(run, device)
+    rows = {name: encode(examples, tokenizer, run.max_length) for name, examples in splits.items()}
+    if not get_task(run.task).labels:  # regression starts at the mean score: only differences are left to learn
+        torch.nn.init.constant_(model.classifier.bias, rows["train"].labels.mean().item())
+    return Prepared(run, model, rows)
+
+
 def new_folder(run, parent="runs"):
     """Make and return a folder for a run, named after it: runs/sst2-apl-k500-seed1, with -2, -3 ... if that is taken."""
     parts = [run.task, run.method.name, *["nogate"] * (not run.method.gate), *[f"k{run.k}"] * (run.k is not None)]
@@ -115,20 +133,17 @@ def new_folder(run, parent="runs"):
     raise InputError(f"{parent}/{name}: taken 9999 times; expected a free name")
 
 
-def run_experiment(run, folder, say=lambda line: None, resume=False, save_seconds=60):
-    """Train, test and record one run. Returns its results, as they stand in `folder`/run.json.
+def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_seconds=60):
+    """Train, test and record one run in an existing folder. Returns its record, as it stands in `folder`/run.json.
 
     say(line) is called with a line for people now and then. With `resume`, goes on from `folder`/resume.safetensors, which is
     written after an epoch when `save_seconds` have passed since the last time.
     """
-    started, folder, device = time.perf_counter(), Path(folder), choose_device(run.device)
-    task, splits = get_task(run.task), load_splits(run)
-    model, tokenizer = build(run, device)
-    rows = {name: encode(examples, tokenizer, run.max_length) for name, examples in splits.items()}
-    counts = count_parameters(model)
-    say(", ".join(f"{name} {len(split):,} rows" for name, split in splits.items()) + f"; {task.metrics[0]}; device {device}")
+    started, folder = time.perf_counter(), Path(folder)
+    run, model, rows = prepared
+    task, counts = get_task(run.task), count_parameters(model)
+    say(", ".join(f"{name} {len(split):,} rows" for name, split in rows.items()) + f"; {task.metrics[0]}; {model.classifier.weight.device}")
     say(parameter_table(counts))
-    if not task.labels: torch.nn.init.constant_(model.classifier.bias, rows["train"].labels.mean().item())  # only differences are left to learn
 
     record = {"run": asdict(run), "rows": {name: len(split) for name, split in rows.items()}, "parameters": counts,
               "versions": {"minipelt": minipelt.__version__, "torch": torch.__version__, "python": platform.python_version()}}

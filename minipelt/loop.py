@@ -43,12 +43,13 @@ def loss_function(logits, labels):
 
 def make_optimizer(model, recipe, total_steps):
     """AdamW over what trains, and its schedule: linear from 0 up to the learning rate, then linear down to 0."""
-    parameters = trained_parameters(model).values()
+    parameters = list(trained_parameters(model).values())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    fused = parameters[0].device.type in ("cpu", "cuda")  # one kernel a step, many times faster for fine-tuning
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=fused)
     warmup = max(1, round(recipe.warmup * total_steps))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, (total_steps - step) / max(1, total_steps - warmup))
@@ -129,7 +130,7 @@ def restore(state, model, optimizer, schedule, steps):
         for name, parameter in trained_parameters(model).items():
             parameter.copy_(tensors[name])
             moments = {moment: tensors[f"{name}:{moment}"].to(parameter.device).clone() for moment in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[parameter] = {"step": torch.tensor(float(done)), **moments}
+            optimizer.state[parameter] = {"step": torch.tensor(float(done), device=parameter.device), **moments}
     schedule.last_epoch = done
     for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas):
         group["lr"] = base * factor(done)

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from minipelt.bert import BertConfig, BertModel
 from minipelt.weights import load
 
+torch.set_num_threads(1)  # the tiny model gains nothing from more, and loses much where other work shares the machine
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, *("##" + letter for letter in string.ascii_lowercase), *"0123456789.,'?!"]
 TINY = BertConfig(vocab_size=len(WORDS), hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, max_position_embeddings=128)
 

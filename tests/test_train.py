@@ -1,0 +1,211 @@
+"""experiment.py and train.py: whole runs on the tiny model, as a user would start them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import train as command
+from minipelt import InputError, experiment
+from minipelt.bert import BertClassifier
+from minipelt.experiment import Run, default_learning_rate, load_run, load_splits, new_folder, prepare, run_experiment
+from minipelt.glue import TASKS
+from minipelt.loop import Recipe
+from minipelt.unipelt import Method
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def go(tiny_folder, tmp_path, monkeypatch):
+    """Run the command line in an empty folder on the tiny model; returns (exit code, the run folders so far)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        defaults = [] if {"--eval", "--resume"} & set(arguments) else ["--model", str(tiny_folder), "--max-length", "24"]
+        return command.main(["--device", "cpu", *defaults, *arguments]), sorted(Path("runs").glob("*"))
+
+    return run
+
+
+def tiny_run(tiny_folder, task="rte", method="apl", **changes):
+    recipe = Recipe(1e-3, epochs=changes.pop("epochs", 3), batch_size=32)
+    method = Method(method, bottleneck=4, prefix_length=3, prefix_hidden=8)
+    return Run(task, method, recipe, str(tiny_folder), max_length=24, device="cpu", **changes)
+
+
+# ---- data splits
+
+
+def test_k_shot_split(tiny_folder):
+    splits = load_splits(tiny_run(tiny_folder, "sst2", k=50, valid_rows=100))
+    whole = load_splits(tiny_run(tiny_folder, "sst2"))
+    assert [len(rows) for rows in splits.values()] == [50, 100, len(whole["test"])]
+    assert not set(splits["train"]) & set(splits["validation"])
+    assert set(splits["train"]) | set(splits["validation"]) <= set(whole["train"])
+    assert splits == load_splits(tiny_run(tiny_folder, "sst2", k=50, valid_rows=100))
+    assert whole["validation"] is whole["test"]
+
+
+def test_the_seed_chooses_the_rows(tiny_folder):
+    runs = [Run("sst2", Method("lora"), Recipe(1e-3, seed=seed), k=50) for seed in (1, 2)]
+    assert load_splits(runs[0])["train"] != load_splits(runs[1])["train"]
+
+
+def test_a_k_that_leaves_no_validation_rows_is_refused(tiny_folder):
+    with pytest.raises(InputError, match="leaves none for validation"): load_splits(tiny_run(tiny_folder, "rte", k=10_000))
+
+
+# ---- runs
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_trains_is_recorded_and_loads_back(tiny_folder, tmp_path, task):
+    run = tiny_run(tiny_folder, task, epochs=1)
+    record = run_experiment(prepare(run), folder := new_folder(run, tmp_path / "runs"))
+    assert json.loads((folder / "run.json").read_text()) == json.loads(json.dumps(record))
+    assert list(record["results"]["test"]) == list(TASKS[task].metrics)
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.jsonl", "run.json", "trained.safetensors"]
+    loaded_run, results, model, _ = load_run(folder)
+    assert loaded_run == run and results == record["results"] and isinstance(model, BertClassifier)
+    assert set(results["gates"]) == {"adapter", "prefix", "lora_query", "lora_value"}
+
+
+def test_regression_starts_at_the_mean_score(tiny_folder):
+    model, rows = prepare(tiny_run(tiny_folder, "stsb"))[1:]
+    assert model.classifier.bias.item() == pytest.approx(rows["train"].labels.mean().item())
+
+
+def test_two_runs_with_one_seed_give_the_same_bytes(tiny_folder, tmp_path):
+    run = tiny_run(tiny_folder)
+    folders = [new_folder(run, tmp_path / "runs") for _ in range(2)]
+    assert [folder.name for folder in folders] == ["rte-apl-seed1", "rte-apl-seed1-2"]
+    records = [run_experiment(prepare(run), folder) for folder in folders]
+    assert (folders[0] / "trained.safetensors").read_bytes() == (folders[1] / "trained.safetensors").read_bytes()
+    assert records[0]["results"]["test"] == records[1]["results"]["test"]
+
+
+def test_an_interrupted_run_resumes_to_the_same_result(tiny_folder, tmp_path):
+    run = tiny_run(tiny_folder, epochs=4)
+    whole = run_experiment(prepare(run), first := new_folder(run, tmp_path))
+
+    def interrupt(line):
+        if line.startswith("epoch  3"): raise KeyboardInterrupt
+
+    second = new_folder(run, tmp_path)
+    with pytest.raises(KeyboardInterrupt): run_experiment(prepare(run), second, interrupt, save_seconds=0)
+    assert (second / "trained.safetensors").is_file() and (second / "resume.safetensors").is_file()
+    resumed = run_experiment(prepare(run), second, resume=True)
+    assert resumed["results"]["test"] == whole["results"]["test"]
+    assert load_file(second / "trained.safetensors").keys() == load_file(first / "trained.safetensors").keys()
+    assert (second / "trained.safetensors").read_bytes() == (first / "trained.safetensors").read_bytes()
+    scores = [[json.loads(line)["score"] for line in open(folder / "metrics.jsonl")] for folder in (first, second)]
+    assert scores[0] == scores[1]
+    assert not (second / "resume.safetensors").exists()
+
+
+def test_the_base_is_saved_nowhere(tiny_folder, tmp_path):
+    run = tiny_run(tiny_folder, method="lora", epochs=1)
+    run_experiment(prepare(run), folder := new_folder(run, tmp_path))
+    assert all("lora" in name or name.startswith("classifier.") for name in load_file(folder / "trained.safetensors"))
+
+
+def test_default_learning_rates():
+    assert default_learning_rate(Method("ft")) < default_learning_rate(Method("apl")) == default_learning_rate(Method("lora"))
+
+
+def test_the_default_weights_learn(tmp_path):
+    run = Run("sst2", Method("apl"), Recipe(1e-3, epochs=3), k=64, valid_rows=32, device="cpu")
+    run_experiment(prepare(run), folder := new_folder(run, tmp_path))
+    losses = [json.loads(line)["loss"] for line in open(folder / "metrics.jsonl")]
+    assert losses[-1] < losses[0]
+
+
+# ---- the command line
+
+
+def test_train_then_eval_gives_exactly_the_same_score(go, capsys):
+    code, (folder,) = go("--task", "sst2", "--method", "pl", "--k", "60", "--valid-rows", "40", "--epochs", "2")
+    out = capsys.readouterr().out
+    assert not code and folder.name == "sst2-pl-k60-seed1"
+    for expected in ("python -m minipelt.glue sst2", "prefix network", "epoch  2", "mean gate", "lora_value", str(folder)): assert expected in out
+    recorded = json.loads((folder / "run.json").read_text())["results"]["test"]["accuracy"]
+    assert not go("--eval", str(folder))[0]
+    assert f"test accuracy   {recorded!r} (recorded: {recorded!r})" in capsys.readouterr().out
+
+
+def test_interrupting_keeps_the_best_checkpoint_and_says_how_to_go_on(go, capsys, monkeypatch):
+    real = experiment.save_tensors
+
+    def save_then_interrupt(tensors, path, *rest):
+        real(tensors, path, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "save_tensors", save_then_interrupt)
+        code, (folder,) = go("--task", "rte", "--method", "lora", "--epochs", "2")
+    err = capsys.readouterr().err
+    assert code == 130 and f"{folder}/trained.safetensors" in err and f"--resume {folder}" in err
+    assert not go("--resume", str(folder))[0]
+    assert "results" in json.loads((folder / "run.json").read_text())
+    assert go("--resume", str(folder))[0] == 2
+    assert "finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--task", "wnli"], "unknown task 'wnli': expected one of cola, sst2"),
+    (["--task", "sst2", "--method", "xyz"], "unknown method 'xyz'"),
+    (["--task", "sst2", "--glue", "nowhere"], "nowhere/SST-2/train.tsv: no such file"),
+    (["--task", "sst2", "--k", "0"], "--k is 0"),
+    (["--task", "sst2", "--k", "100000"], "leaves none for validation"),
+    (["--task", "sst2", "--lr", "-1"], "learning_rate is -1.0; expected a number above 0"),
+    (["--task", "sst2", "--epochs", "0"], "epochs is 0"),
+    (["--task", "sst2", "--bottleneck", "0"], "bottleneck is 0"),
+    (["--task", "sst2", "--max-length", "1000"], "has 128 positions"),
+    (["--eval", "runs/none"], "run.json: no such file; expected a run folder"),
+    (["--resume", "runs/none"], "run.json: no such file; expected a run folder"),
+])
+def test_wrong_input_gets_one_line_and_exit_code_2(go, capsys, arguments, message):
+    assert go(*arguments)[0] == 2
+    err = capsys.readouterr().err
+    assert message in err and len(err.strip().split("\n")) == 1
+    assert not list(Path("runs").glob("*"))
+
+
+def test_a_wrong_device_is_refused(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(["--task", "rte", "--model", str(tiny_folder), "--device", "tpu"]) == 2
+    assert "expected auto, cpu, cuda or mps" in capsys.readouterr().err
+
+
+def test_no_task_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as exit: command.main([])
+    assert exit.value.code == 2 and "--task is needed" in capsys.readouterr().err
+
+
+def test_help_answers_without_torch():
+    program = "import sys, train\ntry: train.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
+    out = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for expected in ("--no-gate", "(default: 48)", "UniPELT", "what to run", "training"): assert expected in out
+
+
+def test_real_rows_train(glue, tiny_folder, tmp_path):
+    for task in TASKS:
+        run = tiny_run(tiny_folder, task, epochs=1, glue=str(glue), k=20, valid_rows=20)
+        splits = load_splits(run)
+        assert len(splits["train"]) == 20 and len(splits["test"]) > 200
+    record = run_experiment(prepare(run), new_folder(run, tmp_path))  # rte
+    assert record["rows"]["test"] == 277
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_two_runs_on_cuda_give_the_same_bytes(tiny_folder, tmp_path):
+    from dataclasses import replace
+    run = replace(tiny_run(tiny_folder), device="cuda")
+    folders = [new_folder(run, tmp_path) for _ in range(2)]
+    for folder in folders: run_experiment(prepare(run), folder)
+    assert (folders[0] / "trained.safetensors").read_bytes() == (folders[1] / "trained.safetensors").read_bytes()
