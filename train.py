@@ -103,6 +103,8 @@ def evaluate(args):
 
 def train(args):
     """Run, or go on with, one experiment."""
+    from tqdm import tqdm
+
     from minipelt.checkpoint import load_json
     from minipelt.experiment import Run, new_folder, prepare, result_table, run_experiment
 
@@ -114,7 +116,7 @@ def train(args):
     folder = Path(args.resume) if args.resume else new_folder(run, args.out)
     print(f"{run.method.name} on {run.task}, base {run.model}, seed {run.recipe.seed}, learning rate {run.recipe.learning_rate:g}")
     try:
-        record = run_experiment(prepared, folder, print, resume=(folder / "resume.safetensors").is_file())
+        record = run_experiment(prepared, folder, tqdm.write, resume=(folder / "resume.safetensors").is_file())
     except KeyboardInterrupt:
         kept = f"the best epoch so far is in {folder}/trained.safetensors" if (folder / "trained.safetensors").is_file() else "no epoch was finished"
         print(f"\ninterrupted: {kept}; go on with: python train.py --resume {folder}", file=sys.stderr)

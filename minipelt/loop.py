@@ -63,7 +63,7 @@ def predict(model, rows):
     model.eval()
     device = next(model.parameters()).device
     logits = torch.empty(len(rows), model.classifier.out_features)
-    for indices in evaluation_batches(rows):
+    for indices in tqdm(evaluation_batches(rows), desc="scoring", unit="batch", disable=None, leave=False):
         logits[indices] = model(*collate(rows, indices, device)[0]).float().cpu()
     return logits
 

