@@ -118,7 +118,7 @@ def load_encoder(folder):
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected the weights as safetensors") from None
     except SafetensorError as error:
-        raise InputError(f"{path}: not a whole safetensors file ({error})") from None
+        raise InputError(f"{path}: not a whole safetensors file ({cut_tensor(path) or error})") from None
 
     with torch.device("meta"):
         bert = BertModel(config)
@@ -137,6 +137,20 @@ def load_encoder(folder):
         raise InputError(f"{path}: unexpected tensor {key}; config.json describes no such part")
     bert.load_state_dict(found, assign=True)
     return bert.eval()
+
+
+def cut_tensor(path):
+    """Which tensor the end of a safetensors file cuts off, as a clause, or None if that is not what is wrong with it.
+
+    The file is 8 bytes that hold the header's length, the header (JSON: where each tensor's bytes lie), and the bytes.
+    """
+    data = Path(path).read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    try:
+        tensors = {name: entry["data_offsets"] for name, entry in json.loads(data[8:start]).items() if name != "__metadata__"}
+    except ValueError: return None  # the header itself is broken
+    for name, (first, last) in sorted(tensors.items(), key=lambda item: item[1]):
+        if start + last > len(data): return f"tensor {name} is cut off: {max(0, len(data) - start - first)} of {last - first} bytes are there"
 
 
 def encoder_key(name):

@@ -1,6 +1,7 @@
 """experiment.py and train.py: whole runs on the tiny model, as a user would start them."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,17 @@ def test_interrupting_keeps_the_best_checkpoint_and_says_how_to_go_on(go, capsys
     assert "results" in json.loads((folder / "run.json").read_text())
     assert go("--resume", str(folder))[0] == 2
     assert "finished" in capsys.readouterr().err
+
+
+def test_a_real_ctrl_c(tiny_folder, tmp_path):
+    arguments = ["--task", "sst2", "--method", "lora", "--model", str(tiny_folder), "--device", "cpu", "--epochs", "10000", "--patience", "10000"]
+    process = subprocess.Popen([sys.executable, "-u", str(ROOT / "train.py"), *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch  2"): break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted: the best epoch so far is in runs/sst2-lora-seed1/trained.safetensors" in err
+    assert load_file(tmp_path / "runs/sst2-lora-seed1/trained.safetensors")
 
 
 @pytest.mark.parametrize("arguments, message", [

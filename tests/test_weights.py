@@ -5,10 +5,12 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,10 +87,16 @@ def test_a_wrong_tensor_is_named_with_its_file(tiny_folder, message):
     with pytest.raises(InputError, match="model.safetensors: .*" + message): load_encoder(tiny_folder)
 
 
-def test_a_truncated_file_is_named(tiny_folder):
+def test_a_truncated_tensor_is_named(tiny_folder):
     path = tiny_folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="model.safetensors: not a whole safetensors file"): load_encoder(tiny_folder)
+    whole = path.read_bytes()
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    last = max((name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"])
+    path.write_bytes(whole[:-6])
+    with pytest.raises(InputError, match=f"model.safetensors: not a whole safetensors file .tensor {last} is cut off"): load_encoder(tiny_folder)
+    for rest in (whole[:100], whole[:5], b"", b"\x04" + bytes(7) + b"nope"):
+        path.write_bytes(rest)
+        with pytest.raises(InputError, match="model.safetensors: not a whole safetensors file"): load_encoder(tiny_folder)
 
 
 def test_missing_files_are_named(tiny_folder):
@@ -98,6 +106,12 @@ def test_missing_files_are_named(tiny_folder):
     with pytest.raises(InputError, match="model.safetensors: no such file"): load_encoder(tiny_folder)
     (tiny_folder / "config.json").write_text("{")
     with pytest.raises(InputError, match="config.json: not valid JSON"): load_encoder(tiny_folder)
+
+
+def test_nothing_in_the_project_can_load_a_pickle():
+    sources = [*Path(weights.__file__).parent.glob("*.py"), Path(weights.__file__).parents[1] / "train.py"]
+    assert len(sources) > 10
+    for path in sources: assert not re.search(r"torch\.load\(|import pickle|pickle\.load|allow_pickle", path.read_text(encoding="utf-8")), path
 
 
 # ---- tokenizer
