@@ -30,7 +30,8 @@ class Task:
     folder: str  # GLUE's own folder name
     columns: tuple  # the one or two text columns, by header
     label_column: str
-    labels: tuple  # the classes, by number; () for regression
+    labels: tuple  # the classes as the files write them, by number; () for regression
+    label_names: tuple  # the classes as people say them
     metrics: tuple  # names in metrics.py: the paper's first, then the other that GLUE reports
     archive: str  # official file
     sha256: str
@@ -45,23 +46,24 @@ class Task:
 
 
 NLI = ("entailment", "not_entailment")
+NLI3 = ("entailment", "neutral", "contradiction")
 TASKS = {
     task.name: task
     for task in (
-        Task("cola", "CoLA", ("sentence",), "label", ("0", "1"), ("matthews", "accuracy"),
+        Task("cola", "CoLA", ("sentence",), "label", ("0", "1"), ("unacceptable", "acceptable"), ("matthews", "accuracy"),
              "CoLA.zip", "f212fcd832b8f7b435fb991f101abf89f96b933ab400603bf198960dfc32cbff", header="source\tlabel\tmark\tsentence"),
-        Task("sst2", "SST-2", ("sentence",), "label", ("0", "1"), ("accuracy",),
+        Task("sst2", "SST-2", ("sentence",), "label", ("0", "1"), ("negative", "positive"), ("accuracy",),
              "SST-2.zip", "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa"),
-        Task("mrpc", "MRPC", ("#1 String", "#2 String"), "Quality", ("0", "1"), ("f1", "accuracy"), "", ""),
-        Task("stsb", "STS-B", ("sentence1", "sentence2"), "score", (), ("spearman", "pearson"),
+        Task("mrpc", "MRPC", ("#1 String", "#2 String"), "Quality", ("0", "1"), ("not_equivalent", "equivalent"), ("f1", "accuracy"), "", ""),
+        Task("stsb", "STS-B", ("sentence1", "sentence2"), "score", (), (), ("spearman", "pearson"),
              "STS-B.zip", "e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85"),
-        Task("qqp", "QQP", ("question1", "question2"), "is_duplicate", ("0", "1"), ("f1", "accuracy"),
+        Task("qqp", "QQP", ("question1", "question2"), "is_duplicate", ("0", "1"), ("not_duplicate", "duplicate"), ("f1", "accuracy"),
              "QQP-clean.zip", "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0"),
-        Task("mnli", "MNLI", ("sentence1", "sentence2"), "gold_label", ("entailment", "neutral", "contradiction"), ("accuracy",),
+        Task("mnli", "MNLI", ("sentence1", "sentence2"), "gold_label", NLI3, NLI3, ("accuracy",),
              "MNLI.zip", "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633", "dev_matched", "test_matched"),
-        Task("qnli", "QNLI", ("question", "sentence"), "label", NLI, ("accuracy",),
+        Task("qnli", "QNLI", ("question", "sentence"), "label", NLI, NLI, ("accuracy",),
              "QNLIv2.zip", "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5"),
-        Task("rte", "RTE", ("sentence1", "sentence2"), "label", NLI, ("accuracy",),
+        Task("rte", "RTE", ("sentence1", "sentence2"), "label", NLI, NLI, ("accuracy",),
              "RTE.zip", "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee"),
     )
 }
