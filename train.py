@@ -12,6 +12,7 @@ from pathlib import Path
 from minipelt import InputError
 from minipelt.glue import TASKS, get_task
 
+DEFAULT_MODEL = "all-MiniLM-L6-v2"  # weights.DEFAULT; importing that file would bring in torch, which --help must not wait for
 METHODS = """\
 methods:
   ft        fine-tuning: every parameter trains
@@ -33,10 +34,11 @@ def make_parser():
     what = parser.add_argument_group("what to run")
     what.add_argument("--task", metavar="TASK", help=", ".join(TASKS))
     what.add_argument("--method", metavar="METHOD", default="apl", help="see below (default: %(default)s)")
-    what.add_argument("--model", metavar="MODEL", default="all-MiniLM-L6-v2",
-                      help="a folder with a BERT, or a Hugging Face Hub name such as bert-base-uncased (default: %(default)s)")
-    what.add_argument("--eval", metavar="RUN", help="score a finished run folder on its test set again, and train nothing")
-    what.add_argument("--resume", metavar="RUN", help="go on with a run folder that was interrupted")
+    what.add_argument("--model", metavar="MODEL",
+                      help=f"a folder with a BERT, or a Hugging Face Hub name such as bert-base-uncased (default: {DEFAULT_MODEL})")
+    what.add_argument("--eval", metavar="RUN", help="score a run folder on its test set again, and train nothing; "
+                      "of the other arguments only --device, --glue and --model are heeded")
+    what.add_argument("--resume", metavar="RUN", help="go on with a run folder that was interrupted; the same arguments are heeded")
 
     data = parser.add_argument_group("data")
     data.add_argument("--glue", metavar="FOLDER", help="where the official TSVs are (default: glue if it holds the task, "
@@ -59,7 +61,7 @@ def make_parser():
     training.add_argument("--epochs", type=int, default=50, metavar="N", help="at most (default: %(default)s)")
     training.add_argument("--patience", type=int, default=10, metavar="N", help="stop after N epochs without a better score (default: %(default)s)")
     training.add_argument("--seed", type=int, default=1, metavar="N", help="fixes the rows, the start and the order (default: %(default)s)")
-    training.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
+    training.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto: cuda, else mps, else cpu)")
     training.add_argument("--out", default="runs", metavar="FOLDER", help="where the run's folder is made (default: %(default)s)")
     return parser
 
@@ -78,13 +80,18 @@ def settings(args):
     from minipelt.loop import Recipe
     from minipelt.unipelt import Method
 
-    if args.k is not None and args.k < 1: raise InputError(f"--k is {args.k}; expected at least 1 row")
-    if args.valid_rows < 1: raise InputError(f"--valid-rows is {args.valid_rows}; expected at least 1 row")
-    if args.max_length < 8: raise InputError(f"--max-length is {args.max_length}; expected at least 8 tokens")
     method = Method(args.method, not args.no_gate, args.bottleneck, args.prefix_length, rank=args.rank, alpha=args.alpha)
     recipe = Recipe(default_learning_rate(method) if args.lr is None else args.lr, args.batch_size, args.epochs, args.patience, seed=args.seed)
     task = get_task(args.task)
-    return Run(task.name, method, recipe, args.model, choose_data(task, args.glue), args.k, args.valid_rows, args.max_length, args.device)
+    glue = choose_data(task, args.glue)
+    # Folders are kept as full paths, so that the run can be scored from anywhere.
+    model, glue = (str(Path(name).resolve()) if Path(name).is_dir() and name != "miniglue" else name for name in (args.model or DEFAULT_MODEL, glue))
+    return Run(task.name, method, recipe, model, glue, args.k, args.valid_rows, args.max_length, args.device or "auto")
+
+
+def changes(args):
+    """What --eval and --resume take from the command line; all else stands in the run folder."""
+    return {name: value for name, value in (("device", args.device), ("glue", args.glue), ("model", args.model)) if value}
 
 
 def evaluate(args):
@@ -92,13 +99,31 @@ def evaluate(args):
     from minipelt.batches import encode
     from minipelt.experiment import load_run, load_splits, test
 
-    changes = {"device": args.device} | ({"glue": args.glue} if args.glue else {})
-    run, recorded, model, tokenizer = load_run(args.eval, **changes)
+    run, recorded, model, tokenizer = load_run(args.eval, **changes(args))
     scores = test(model, get_task(run.task), encode(load_splits(run)["test"], tokenizer, run.max_length))["test"]
     print(f"{args.eval}: {run.method.name} on {run.task}")
     for metric, value in scores.items():
         before = f"(recorded: {recorded['test'][metric]!r})" if recorded else "(the run did not finish; this is its best epoch)"
         print(f"  test {metric:<10} {value!r} {before}")
+    return 0
+
+
+def result_table(record):
+    """A finished run's record (run.json) as lines of text."""
+    results, run = record["results"], record["run"]
+    lines = [f"{'':<14}{'validation':>12}{'test':>12}"]
+    for metric, value in results["test"].items():
+        lines.append(f"{metric:<14}{100 * results['validation'][metric]:>12.2f}{100 * value:>12.2f}")
+    if run["k"] is None: lines.append("(no --k: validation and test are both the dev set, as in the paper's full-data protocol)")
+    kept = {part: count for part, count in record["parameters"].items() if part not in ("prefix network", "base")}
+    lines.append(f"best epoch {results['best_epoch']} of {results['epochs']}; {results['total_seconds']:.0f} s in all, "
+                 f"{results['train_seconds']:.0f} s of it training; {sum(kept.values()):,} trained parameters kept")
+    if results["gates"]:
+        layers = len(next(iter(results["gates"].values())))
+        lines.append(f"{'mean gate':<14}{'all':>6} " + "".join(f"{f'layer {i}':>9}" for i in range(layers)))
+        for name, values in results["gates"].items():
+            lines.append(f"{name:<14}{sum(values) / layers:>6.2f} " + "".join(f"{value:>9.2f}" for value in values))
+    return "\n".join(lines)
 
 
 def train(args):
@@ -106,12 +131,12 @@ def train(args):
     from tqdm import tqdm
 
     from minipelt.checkpoint import load_json
-    from minipelt.experiment import Run, new_folder, prepare, result_table, run_experiment
+    from minipelt.experiment import Run, new_folder, prepare, run_experiment
 
     if args.resume:
         record = load_json(Path(args.resume) / "run.json")
         if "results" in record: raise InputError(f"{args.resume}: this run is finished; --eval {args.resume} scores it again")
-    run = Run.from_dict(record["run"]) if args.resume else settings(args)
+    run = Run.load(args.resume, **changes(args)) if args.resume else settings(args)
     prepared = prepare(run)
     folder = Path(args.resume) if args.resume else new_folder(run, args.out)
     print(f"{run.method.name} on {run.task}, base {run.model}, seed {run.recipe.seed}, learning rate {run.recipe.learning_rate:g}")
@@ -122,6 +147,7 @@ def train(args):
         print(f"\ninterrupted: {kept}; go on with: python train.py --resume {folder}", file=sys.stderr)
         return 130
     print(f"{result_table(record)}\nrun folder: {folder}")
+    return 0
 
 
 def main(argv=None):
@@ -135,6 +161,9 @@ def main(argv=None):
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: nothing was trained yet", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """minipelt: parameter-efficient language-model tuning, from scratch, one chapter a file.
 
-Read in this order: bert, weights, adapter, prefix, lora, bitfit, gate, unipelt, glue, metrics, data, loop.
+Read in this order: bert, weights, adapter, prefix, lora, bitfit, gate, unipelt, glue, metrics, batches, loop, checkpoint,
+experiment; then the tools: predict, describe, plot.
 """
 
 __version__ = "0.1.0"

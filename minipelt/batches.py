@@ -45,18 +45,19 @@ def collate(rows, indices, device="cpu"):
     return inputs, rows.labels[indices].to(device)
 
 
-def training_batches(rows, batch_size, seed, pool=8):
+def training_batches(rows, batch_size, seed):
     """One epoch: every row once, in an order that `seed` fixes. Returns lists of row numbers.
 
-    Rows are shuffled, cut into pools of `pool` batches, sorted by length within a pool, cut into batches, and the batches
-    shuffled: neighbours in length share a batch, yet no two epochs share their batches.
+    Rows are shuffled, cut into pools of up to 8 batches, sorted by length within a pool, cut into batches, and the batches
+    shuffled: neighbours in length share a batch. There are at least two pools, so that a small set is mixed anew each epoch too.
     """
+    pool = batch_size * max(1, min(8, len(rows) // (2 * batch_size)))  # rows
     shuffle = random.Random(seed).shuffle
     order = list(range(len(rows)))
     shuffle(order)
     batches = []
-    for start in range(0, len(order), pool * batch_size):
-        batches += in_batches(sorted(order[start : start + pool * batch_size], key=rows.length), batch_size)
+    for start in range(0, len(order), pool):
+        batches += in_batches(sorted(order[start : start + pool], key=rows.length), batch_size)
     shuffle(batches)
     return batches
 

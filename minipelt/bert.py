@@ -7,7 +7,8 @@ Notable features:
 - Attention is torch's fused `scaled_dot_product_attention`; `explicit_attention` is the same formula to read, and returns weights.
 - Post-LayerNorm, as in the original: every block ends in LayerNorm(block(x) + x).
 
-Shape letters, here and everywhere: B batch, T tokens, D hidden size, H heads, P prefix length, R rank, M bottleneck, N layers, C classes.
+Shape letters, here and everywhere: B batch, T tokens, D hidden size, H heads, P prefix length, R rank, M bottleneck, N layers,
+C classes; in attention S for the number of keys (P + T) and d for the width of a head (D / H).
 """
 
 import json
@@ -48,6 +49,9 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self):
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected a whole number above 0")
         if self.hidden_size % self.num_attention_heads:
             raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
         if self.hidden_act not in ACTIVATIONS:
@@ -60,8 +64,10 @@ class BertConfig:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; a BERT folder holds config.json") from None
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"{path}: not valid JSON ({error})") from None
+        if not isinstance(raw, dict):
+            raise InputError(f"{path}: expected a JSON object, such as every BERT's config.json")
         if raw.get("model_type", "bert") != "bert":
             raise InputError(f"{path}: model_type is {raw['model_type']!r}; only 'bert' is supported")
         if raw.get("position_embedding_type", "absolute") != "absolute":
@@ -143,7 +149,11 @@ class BertSelfAttention(nn.Module):
 
 
 class BertOutput(nn.Module):
-    """The end of the attention block and of the feed-forward block: Linear, dropout, and the LayerNorm of the residual sum."""
+    """The end of the attention block and of the feed-forward block.
+
+    `forward` is Linear and dropout. The block's LayerNorm lives here because the checkpoints name it so, but the caller applies
+    it, after the residual sum: the adapter's slot lies in between.
+    """
 
     def __init__(self, in_features, config):
         super().__init__()

@@ -5,7 +5,8 @@
     metrics.jsonl         one line an epoch
     resume.safetensors    while the run lasts: the trained tensors of the last epoch with the optimiser's moments
 
-Every file is written beside its place and moved there when whole: a run that is killed leaves the older file.
+The log grows by a line at a time; every other file is written beside its place and moved there when whole, so that a run that is
+killed leaves the older file.
 """
 
 import json
@@ -73,7 +74,7 @@ def load_json(path):
     """Read JSON. Raises InputError if the file is absent or broken."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file; expected a run folder, such as train.py leaves in runs/") from None
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None

@@ -29,7 +29,7 @@ from minipelt.loop import Recipe, predict, train
 from minipelt.unipelt import Method, attach, count_parameters
 from minipelt.weights import DEFAULT, load
 
-# Found on validation rows; the README tells how. Every other method has an adapter or LoRA, and takes 1e-3.
+# Found on validation rows; the README tells how. Every other method takes 1e-3.
 LEARNING_RATES = {"ft": 1e-4, "head": 3e-2, "bitfit": 3e-3, "prefix": 2e-4}
 
 
@@ -47,10 +47,20 @@ class Run:
     max_length: int = 128  # tokens
     device: str = "auto"
 
+    def __post_init__(self):
+        get_task(self.task)
+        for name, value, least in (("k", self.k, 1), ("valid_rows", self.valid_rows, 1), ("max_length", self.max_length, 8)):
+            if value is not None and value < least: raise InputError(f"{name} is {value}; expected at least {least}")
+
     @classmethod
-    def from_dict(cls, values):
-        """The inverse of dataclasses.asdict, for run.json."""
-        return cls(**values | {"method": Method(**values["method"]), "recipe": Recipe(**values["recipe"])})
+    def load(cls, folder, **changes):
+        """The settings in a run folder's run.json, with `changes`. Raises InputError if it holds none."""
+        record = load_json(Path(folder) / "run.json")
+        try:
+            values = record["run"] | changes
+            return cls(**values | {"method": Method(**values["method"]), "recipe": Recipe(**values["recipe"])})
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder}/run.json: not the settings of a run ({error!r}); expected a file that train.py wrote") from None
 
 
 def default_learning_rate(method):
@@ -60,6 +70,7 @@ def default_learning_rate(method):
 
 def choose_device(name):
     """`auto` -> CUDA, else MPS, else the CPU; any other name as torch knows it. On CUDA, makes torch deterministic."""
+    if name.split(":")[0] not in ("auto", "cpu", "cuda", "mps"): raise InputError(f"unknown device {name!r}; expected auto, cpu, cuda or mps")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -88,8 +99,8 @@ def load_splits(run):
 
 def build(run, device):
     """(model, tokenizer) of a run: the base, a new head, and the method as it is before training."""
+    torch.manual_seed(run.recipe.seed)  # before the base is loaded: one without a pooler gets a new one
     bert, tokenizer = load(run.model)
-    torch.manual_seed(run.recipe.seed)
     model = attach(BertClassifier(bert, get_task(run.task).num_outputs), run.method)
     if run.max_length > bert.config.max_position_embeddings:
         raise InputError(f"max_length is {run.max_length}; {run.model} has {bert.config.max_position_embeddings} positions")
@@ -129,7 +140,8 @@ def new_folder(run, parent="runs"):
         try:
             folder.mkdir(parents=True)
             return folder
-        except FileExistsError: pass
+        except FileExistsError: continue
+        except OSError as error: raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
     raise InputError(f"{parent}/{name}: taken 9999 times; expected a free name")
 
 
@@ -137,21 +149,22 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
     """Train, test and record one run in an existing folder. Returns its record, as it stands in `folder`/run.json.
 
     say(line) is called with a line for people now and then. With `resume`, goes on from `folder`/resume.safetensors, which is
-    written after an epoch when `save_seconds` have passed since the last time.
+    written after the first epoch and then when `save_seconds` have passed since the last time.
     """
-    started, folder = time.perf_counter(), Path(folder)
+    folder = Path(folder)
     run, model, rows = prepared
     task, counts = get_task(run.task), count_parameters(model)
     say(", ".join(f"{name} {len(split):,} rows" for name, split in rows.items()) + f"; {task.metrics[0]}; {model.classifier.weight.device}")
     say(parameter_table(counts))
 
     record = {"run": asdict(run), "rows": {name: len(split) for name, split in rows.items()}, "parameters": counts,
+              "device": str(model.classifier.weight.device), "threads": torch.get_num_threads(),
               "versions": {"minipelt": minipelt.__version__, "torch": torch.__version__, "python": platform.python_version()}}
     save_json(record, folder / "run.json")
     state = load_state(folder) if resume else None
     with open(folder / "metrics.jsonl", "w", encoding="utf-8") as log:
         log.writelines(json.dumps(report) + "\n" for report in (state[1] if state else []))
-    last_save = time.perf_counter()
+    last_save = -float("inf")
 
     def on_epoch(report, snapshot):
         nonlocal last_save
@@ -169,14 +182,11 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
 
     reports = train(model, rows["train"], run.recipe, validate, state, on_epoch)
     load_trained(model, folder / "trained.safetensors")
-    record["results"] = {
-        "validation": score(task, predict(model, rows["validation"]), rows["validation"].labels),
-        **test(model, task, rows["test"]),
-        "best_epoch": reports[-1]["best_epoch"],
-        "epochs": len(reports),
-        "train_seconds": sum(report["train_seconds"] for report in reports),
-        "total_seconds": time.perf_counter() - started,
-    }
+    results = {"validation": score(task, predict(model, rows["validation"]), rows["validation"].labels), **test(model, task, rows["test"])}
+    results |= {"best_epoch": reports[-1]["best_epoch"], "epochs": len(reports)}
+    results["train_seconds"] = sum(report["train_seconds"] for report in reports)
+    results["total_seconds"] = sum(report["train_seconds"] + report["validation_seconds"] for report in reports) + results["test_seconds"]
+    record["results"] = results
     save_json(record, folder / "run.json")
     (folder / "resume.safetensors").unlink(missing_ok=True)
     return record
@@ -198,33 +208,13 @@ def load_state(folder):
 
 def load_run(folder, **changes):
     """A run folder -> (Run, recorded results or {}, model with its trained tensors, tokenizer). `changes` replace settings."""
-    folder = Path(folder)
-    record = load_json(folder / "run.json")
-    run = Run.from_dict(record["run"] | changes)
+    run, folder = Run.load(folder, **changes), Path(folder)
     model, tokenizer = build(run, choose_device(run.device))
     load_trained(model, folder / "trained.safetensors")
-    return run, record.get("results", {}), model.eval(), tokenizer
+    return run, load_json(folder / "run.json").get("results", {}), model.eval(), tokenizer
 
 
 def parameter_table(counts):
     """What `count_parameters` gives as lines of text, with each part's share of the base."""
     lines = [f"  {part:<16}{count:>12,}{100 * count / counts['base']:>9.3f} %" for part, count in counts.items()]
     return "\n".join(["trained parameters, and the base beside them", *lines])
-
-
-def result_table(record):
-    """A finished run's record (run.json) as lines of text."""
-    results, run = record["results"], record["run"]
-    lines = [f"{'':<14}{'validation':>12}{'test':>12}"]
-    for metric, value in results["test"].items():
-        lines.append(f"{metric:<14}{100 * results['validation'][metric]:>12.2f}{100 * value:>12.2f}")
-    if run["k"] is None: lines.append("(no --k: validation and test are both the dev set, as in the paper's full-data protocol)")
-    kept = {part: count for part, count in record["parameters"].items() if part not in ("prefix network", "base")}
-    lines.append(f"best epoch {results['best_epoch']} of {results['epochs']}; {results['total_seconds']:.0f} s in all, "
-                 f"{results['train_seconds']:.0f} s of it training; {sum(kept.values()):,} trained parameters kept")
-    if results["gates"]:
-        layers = len(next(iter(results["gates"].values())))
-        lines.append(f"{'mean gate':<14}{'all':>6} " + "".join(f"{f'layer {i}':>9}" for i in range(layers)))
-        for name, values in results["gates"].items():
-            lines.append(f"{name:<14}{sum(values) / layers:>6.2f} " + "".join(f"{value:>9.2f}" for value in values))
-    return "\n".join(lines)

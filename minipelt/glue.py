@@ -126,8 +126,8 @@ def read_lines(path):
     """The lines of a UTF-8 file, without a byte-order mark, line ends, or an empty last line."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or 'cannot be read').lower().replace('no such file or directory', 'no such file')}") from None
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise InputError(f"{path}: line {line}: not UTF-8") from None
@@ -158,7 +158,10 @@ def fetch(task, root="glue", base_url=BASE_URL):
     """
     folder = Path(root) / task.folder
     if folder.exists(): return folder
-    Path(root).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(root).mkdir(parents=True, exist_ok=True)
+    except OSError:
+        raise InputError(f"{root}: not a folder, and cannot be made one") from None
     with tempfile.TemporaryDirectory(dir=root, prefix=".fetching-") as scratch:
         scratch, part = Path(scratch), Path(scratch) / task.folder
         part.mkdir()
@@ -229,6 +232,10 @@ def main(argv=None):
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing half-fetched was kept", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class Recipe:
     def __post_init__(self):
         for field in ("learning_rate", "batch_size", "epochs", "patience"):
             if not getattr(self, field) > 0: raise InputError(f"{field} is {getattr(self, field)}; expected a number above 0")
+        if not 0 <= self.seed < 10**9: raise InputError(f"seed is {self.seed}; expected a whole number from 0 to 999,999,999")
 
 
 def loss_function(logits, labels):
@@ -42,7 +43,7 @@ def loss_function(logits, labels):
 
 
 def make_optimizer(model, recipe, total_steps):
-    """AdamW over what trains, and its schedule: linear from 0 up to the learning rate, then linear down to 0."""
+    """AdamW over what trains, and its schedule: in a line up to the learning rate, then in a line down to 0."""
     parameters = list(trained_parameters(model).values())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
@@ -72,8 +73,8 @@ def train(model, rows, recipe, validate, state=None, on_epoch=lambda report, sta
     """Train `model` in place and stop early. Returns the list of epoch reports.
 
     validate(model) -> validation score, higher is better. state: where to go on, as `on_epoch` got it (default: the start).
-    on_epoch(report, state) is called after each epoch; report is a dict (epoch, loss, score, best_score, best_epoch, seconds),
-    and state() returns what a resumed run needs: (tensors, reports).
+    on_epoch(report, state) is called after each epoch; report is a dict (epoch, loss, score, best_score, best_epoch,
+    train_seconds, validation_seconds), and state() returns what a resumed run needs: (tensors, reports).
     """
     steps = math.ceil(len(rows) / recipe.batch_size)
     optimizer, schedule = make_optimizer(model, recipe, steps * recipe.epochs)
@@ -99,7 +100,8 @@ def train(model, rows, recipe, validate, state=None, on_epoch=lambda report, sta
                 bar.set_postfix(epoch=epoch, loss=f"{loss.item():.3f}", best=f"{reports[-1]['best_score']:.4f}" if reports else "-")
                 bar.update()
             if not math.isfinite(total_loss):
-                raise InputError(f"the loss is {total_loss} after epoch {epoch}; a learning rate below {recipe.learning_rate:g} may help")
+                kept = f"; epoch {reports[-1]['best_epoch']}, the best before it, is kept" if reports else ""
+                raise InputError(f"the loss is {total_loss} in epoch {epoch}; a learning rate below {recipe.learning_rate:g} may help{kept}")
             trained = time.perf_counter()
             score = validate(model)
             best = max(reports, key=lambda report: report["score"], default=None)  # the first of equal scores

@@ -33,7 +33,8 @@ def read_record(folder, finished=False):
     from minipelt.checkpoint import load_json
 
     record = load_json(Path(folder) / "run.json")
-    if not isinstance(record, dict) or "run" not in record: raise InputError(f"{folder}/run.json: not a run; expected a file that train.py wrote")
+    if not isinstance(record, dict) or "run" not in record:
+        raise InputError(f"{folder}/run.json: not a run; expected a file that train.py wrote")
     if finished and "results" not in record:
         raise InputError(f"{folder}: this run has no results yet, only --kind curve can draw it; go on with: python train.py --resume {folder}")
     return record

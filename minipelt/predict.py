@@ -36,7 +36,7 @@ def make_parser():
     parser.add_argument("--glue-test", action="store_true", help="predict the task's test file and write the submission for GLUE")
     parser.add_argument("--glue", default="glue", metavar="FOLDER", help="with --glue-test: where the official TSVs are (default: %(default)s)")
     parser.add_argument("--out", default=".", metavar="FOLDER", help="with --glue-test: where the submission goes (default: here)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: %(default)s)")
+    parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or mps (default: as the run was trained)")
     return parser
 
 
@@ -108,7 +108,7 @@ def main(argv=None):
     try:
         from minipelt.experiment import load_run
 
-        run, _, model, tokenizer = load_run(args.run, device=args.device)
+        run, _, model, tokenizer = load_run(args.run, **({"device": args.device} if args.device else {}))
         task = get_task(run.task)
         if args.glue_test:
             write_submissions(model, tokenizer, run, args.glue, args.out)

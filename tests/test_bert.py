@@ -80,10 +80,14 @@ def test_defaults_are_all_real_and_first_text(tiny):
     assert torch.equal(tiny(ids).pooled, explicit.pooled)
 
 
-def test_dropout_only_while_training(tiny, batch):
-    assert torch.equal(tiny(*batch).pooled, tiny(*batch).pooled)
-    tiny.train()
-    assert not torch.equal(tiny(*batch).pooled, tiny(*batch).pooled)
+@pytest.mark.parametrize("place", ["bert.embeddings.dropout", "bert.encoder.layer.1.attention.self", "bert.encoder.layer.1.attention.output.dropout",
+                                   "bert.encoder.layer.1.output.dropout", "dropout"])
+def test_dropout_in_each_place_and_only_while_training(tiny, batch, place):
+    model = BertClassifier(tiny, 2).eval()
+    torch.nn.init.normal_(model.classifier.weight)
+    assert torch.equal(model(*batch), model(*batch))
+    model.get_submodule(place).train()
+    assert not torch.equal(model(*batch), model(*batch))
 
 
 @pytest.mark.parametrize("raw, message", [
@@ -92,6 +96,9 @@ def test_dropout_only_while_training(tiny, batch):
     ({"model_type": "roberta"}, "model_type"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
     ({"is_decoder": True}, "decoder"),
+    ({"num_attention_heads": 0}, "num_attention_heads is 0; expected a whole number above 0"),
+    ({"hidden_size": "384"}, "hidden_size is '384'"),
+    ([], "expected a JSON object"),
 ])
 def test_config_refuses_what_it_cannot_compute(tmp_path, raw, message):
     (tmp_path / "config.json").write_text(json.dumps(raw))

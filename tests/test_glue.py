@@ -185,6 +185,9 @@ def test_mrpc_is_built_from_its_parts(server, tmp_path, monkeypatch):
 def test_the_command_line(tmp_path, capsys):
     assert glue.main(["wnli"]) == 2
     assert "unknown task 'wnli'" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert glue.main(["sst2", "--into", str(tmp_path / "file")]) == 2
+    assert "not a folder" in capsys.readouterr().err
     (tmp_path / "SST-2").mkdir()
     assert not glue.main(["sst2", "--into", str(tmp_path)])
     assert str(tmp_path / "SST-2") in capsys.readouterr().out

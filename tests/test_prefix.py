@@ -2,9 +2,10 @@
 
 import torch
 
-from minipelt.bert import BertSelfAttention
+from minipelt.bert import BertClassifier, BertSelfAttention
 from minipelt.gate import Gate
 from minipelt.prefix import Prefix, PrefixTable
+from minipelt.unipelt import Method, attach
 
 from conftest import TINY
 
@@ -50,6 +51,16 @@ def test_gate_scales_the_prefix_and_not_the_tokens():
     g = gate(h, mask)
     assert torch.allclose(long_k[:, :4], g * prefix[0]) and torch.allclose(long_v[:, :4], g * prefix[1])
     assert torch.equal(long_k[:, 4:], k) and torch.equal(long_v[:, 4:], v)
+
+
+def test_each_layer_gets_its_own_prefix(tiny, batch):
+    """Values of one layer's prefix reach that layer's output and none below."""
+    attach(BertClassifier(tiny, 2), Method("prefix"))
+    tiny.prefix.drop_network()
+    before = tiny(*batch).hidden_states
+    with torch.no_grad(): tiny.prefix.table[1, 1] += 1.0
+    after = tiny(*batch).hidden_states
+    assert [torch.equal(x, y) for x, y in zip(before, after)] == [True, True, False, False]  # embeddings, layers 0, 1, 2
 
 
 def test_attention_with_a_prefix_is_attention_over_more_keys():

@@ -63,7 +63,7 @@ def test_quotes_stand_in_the_source(quote):
     assert any(textwrap.dedent("\n".join(window)).splitlines() == lines for window in windows), f"{quote.info} no longer has these lines"
 
 
-def test_the_python_prints_what_the_tutorial_shows(tmp_path, monkeypatch):
+def test_the_python_prints_what_the_tutorial_shows(tmp_path, monkeypatch, loaded_minilm):  # loaded: or a block would print the download
     monkeypatch.chdir(tmp_path)  # what a block writes lands there
     namespace = {"__name__": "tutorial"}
     for block in RUNNABLE:

