@@ -77,8 +77,8 @@ def describe(method, model_name="bert-base-uncased", num_outputs=2):
     return "\n".join([*lines, "", parameter_table(count_parameters(model))])
 
 
-def main(argv=None):
-    """The command. Returns the exit code."""
+def make_parser():
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m minipelt.describe", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", metavar="METHOD", help="as for train.py: ft, head, adapter, prefix, lora, bitfit, apl ...")
     parser.add_argument("--model", default="bert-base-uncased", metavar="MODEL", help=f"{', '.join(CONFIGS)}, or a folder with config.json (default: %(default)s)")
@@ -86,7 +86,12 @@ def main(argv=None):
     for name, default in (("bottleneck", 48), ("prefix-length", 10), ("rank", 8)):
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--alpha", type=float, default=16, metavar="A", help="(default: %(default)g)")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv=None):
+    """The command. Returns the exit code."""
+    args = make_parser().parse_args(argv)
     try:
         print(describe(Method(args.method, not args.no_gate, args.bottleneck, args.prefix_length, rank=args.rank, alpha=args.alpha), args.model))
     except InputError as error:

@@ -1,5 +1,6 @@
 """The README's commands parse, its Python runs, and CI runs the two commands at its top."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 
 import train as command
 from minipelt.bert import BertClassifier, BertConfig, BertModel
+from minipelt.describe import describe
 from minipelt.experiment import default_learning_rate
 from minipelt.glue import TASKS
 from minipelt.unipelt import Method, attach, count_parameters
@@ -43,7 +45,13 @@ def test_every_command_parses():
             Method(args.method)
             assert args.task in TASKS or args.eval
         elif words[1:3] == ["-m", "minipelt.glue"]: assert set(words[3:]) <= TASKS.keys()
+        elif words[1] == "-m": importlib.import_module(words[2]).make_parser().parse_args(words[3:])
         else: assert (ROOT / words[1]).is_file(), line
+
+
+def test_the_described_method_is_what_the_command_prints():
+    block = BLOCKS[next(i for i, (kind, text) in enumerate(BLOCKS) if text.startswith("python -m minipelt.describe")) + 1][1]
+    assert block.strip() == describe(Method("lora"))
 
 
 def test_the_table_of_methods_states_the_counts():
