@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from minipelt import InputError, glue
-from minipelt.glue import MINIGLUE, TASKS, Example, fetch, get_task, read
+from minipelt.glue import TASKS, Example, fetch, get_task, read
 
 SIZES = {  # official train and dev rows
     "cola": (8551, 1043), "sst2": (67349, 872), "mrpc": (3668, 408), "stsb": (5749, 1500),
