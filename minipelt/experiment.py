@@ -125,7 +125,9 @@ def prepare(run):
     """Run -> Prepared. Raises InputError for a wrong name, file or value."""
     device, splits = choose_device(run.device), load_splits(run)
     model, tokenizer = build(run, device)
-    rows = {name: encode(examples, tokenizer, run.max_length) for name, examples in splits.items()}
+    rows = {name: encode(splits[name], tokenizer, run.max_length) for name in ("train", "test")}
+    same = splits["validation"] is splits["test"]  # the dev set, where there is no K: tokenised and scored once
+    rows["validation"] = rows["test"] if same else encode(splits["validation"], tokenizer, run.max_length)
     if not get_task(run.task).labels:  # regression starts at the mean score: only differences are left to learn
         torch.nn.init.constant_(model.classifier.bias, rows["train"].labels.mean().item())
     return Prepared(run, model, rows)
@@ -154,7 +156,7 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
     folder = Path(folder)
     run, model, rows = prepared
     task, counts = get_task(run.task), count_parameters(model)
-    say(", ".join(f"{name} {len(split):,} rows" for name, split in rows.items()) + f"; {task.metrics[0]}; {model.classifier.weight.device}")
+    say(", ".join(f"{name} {len(rows[name]):,} rows" for name in ("train", "validation", "test")) + f"; {task.metrics[0]}; {model.classifier.weight.device}")
     say(parameter_table(counts))
 
     record = {"run": asdict(run), "rows": {name: len(split) for name, split in rows.items()}, "parameters": counts,
@@ -182,7 +184,9 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
 
     reports = train(model, rows["train"], run.recipe, validate, state, on_epoch)
     load_trained(model, folder / "trained.safetensors")
-    results = {"validation": score(task, predict(model, rows["validation"]), rows["validation"].labels), **test(model, task, rows["test"])}
+    results = test(model, task, rows["test"])
+    same = rows["validation"] is rows["test"]
+    results["validation"] = results["test"] if same else score(task, predict(model, rows["validation"]), rows["validation"].labels)
     results |= {"best_epoch": reports[-1]["best_epoch"], "epochs": len(reports)}
     results["train_seconds"] = sum(report["train_seconds"] for report in reports)
     results["total_seconds"] = sum(report["train_seconds"] + report["validation_seconds"] for report in reports) + results["test_seconds"]
