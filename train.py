@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from minipelt import InputError
-from minipelt.glue import TASKS, get_task
+from minipelt import InputError, run_command
+from minipelt.glue import TASKS, find_data, get_task
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"  # weights.DEFAULT; importing that file would bring in torch, which --help must not wait for
 METHODS = """\
@@ -66,14 +66,6 @@ def make_parser():
     return parser
 
 
-def choose_data(task, folder):
-    """The GLUE folder to read: the user's, or `glue`, or else "miniglue", said in one line."""
-    if folder is not None: return folder
-    if (Path("glue") / task.folder).is_dir(): return "glue"
-    print(f"no glue/{task.folder} here: using the sample rows of minipelt/miniglue (python -m minipelt.glue {task.name} fetches the real ones)")
-    return "miniglue"
-
-
 def settings(args):
     """Command line -> Run."""
     from minipelt.experiment import Run, default_learning_rate
@@ -83,9 +75,9 @@ def settings(args):
     method = Method(args.method, not args.no_gate, args.bottleneck, args.prefix_length, rank=args.rank, alpha=args.alpha)
     recipe = Recipe(default_learning_rate(method) if args.lr is None else args.lr, args.batch_size, args.epochs, args.patience, seed=args.seed)
     task = get_task(args.task)
-    glue = choose_data(task, args.glue)
     # Folders are kept as full paths, so that the run can be scored from anywhere.
-    model, glue = (str(Path(name).resolve()) if Path(name).is_dir() and name != "miniglue" else name for name in (args.model or DEFAULT_MODEL, glue))
+    model, glue = (str(Path(name).resolve()) if Path(name).is_dir() and name != "miniglue" else name
+                   for name in (args.model or DEFAULT_MODEL, args.glue or find_data([task])))
     return Run(task.name, method, recipe, model, glue, args.k, args.valid_rows, args.max_length, args.device or "auto")
 
 
@@ -127,18 +119,30 @@ def result_table(record):
 
 
 def train(args):
-    """Run, or go on with, one experiment."""
-    from tqdm import tqdm
+    """Run, or go on with, one experiment; under torchrun, together with the other processes."""
+    import tempfile
 
     from minipelt.checkpoint import load_json
-    from minipelt.experiment import Run, new_folder, prepare, run_experiment
+    from minipelt.experiment import Run, new_folder, prepare
+    from minipelt.parallel import start
 
     if args.resume:
         record = load_json(Path(args.resume) / "run.json")
         if "results" in record: raise InputError(f"{args.resume}: this run is finished; --eval {args.resume} scores it again")
     run = Run.load(args.resume, **changes(args)) if args.resume else settings(args)
+    rank = start(run.device)
     prepared = prepare(run)
-    folder = Path(args.resume) if args.resume else new_folder(run, args.out)
+    if rank == 0: return record_run(prepared, Path(args.resume) if args.resume else new_folder(run, args.out))
+    with tempfile.TemporaryDirectory() as folder: return follow(prepared, Path(folder), args.resume)
+
+
+def record_run(prepared, folder):
+    """Do the run in its folder, and print what happens."""
+    from tqdm import tqdm
+
+    from minipelt.experiment import run_experiment
+
+    run = prepared.run
     print(f"{run.method.name} on {run.task}, base {run.model}, seed {run.recipe.seed}, learning rate {run.recipe.learning_rate:g}")
     try:
         record = run_experiment(prepared, folder, tqdm.write, resume=(folder / "resume.safetensors").is_file())
@@ -147,23 +151,25 @@ def train(args):
         print(f"\ninterrupted: {kept}; go on with: python train.py --resume {folder}", file=sys.stderr)
         return 130
     print(f"{result_table(record)}\nrun folder: {folder}")
-    return 0
+
+
+def follow(prepared, folder, resumed):
+    """What torchrun's second process, third ... does: the same run, silently, with a folder that goes when it ends."""
+    import shutil
+
+    from minipelt.experiment import run_experiment
+
+    state = Path(resumed or "") / "resume.safetensors"
+    if state.is_file(): shutil.copy(state, folder)
+    run_experiment(prepared, folder, resume=state.is_file())
 
 
 def main(argv=None):
     """The command line. Returns the exit code."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    try:
-        if args.eval: return evaluate(args)
-        if not args.task and not args.resume: parser.error("--task is needed: one of " + ", ".join(TASKS))
-        return train(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted: nothing was trained yet", file=sys.stderr)
-        return 130
+    if not (args.eval or args.task or args.resume): parser.error("--task is needed: one of " + ", ".join(TASKS))
+    return run_command(lambda: evaluate(args) if args.eval else train(args), interrupted="interrupted: nothing was trained yet")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,25 @@
 """minipelt: parameter-efficient language-model tuning, from scratch, one chapter a file.
 
-Read in this order: bert, weights, adapter, prefix, lora, bitfit, gate, unipelt, glue, metrics, batches, loop, checkpoint,
-experiment; then the tools: predict, describe, plot.
+Read in this order: bert, weights, adapter, prefix, lora, bitfit, gate, unipelt, glue, metrics, batches, loop, checkpoint, shared,
+experiment, sweep, report; then the tools: predict, describe, plot.
 """
+
+import sys
 
 __version__ = "0.1.0"
 
 
 class InputError(ValueError):
     """The user's input is wrong: a file, a name or a value. The message is one sentence that says what would be right."""
+
+
+def run_command(command, interrupted="interrupted"):
+    """Call command() -> exit code. An InputError becomes one line and 2, Ctrl-C the line `interrupted` and 130."""
+    try:
+        return command() or 0
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        return 130

@@ -62,7 +62,7 @@ def training_batches(rows, batch_size, seed):
     return batches
 
 
-def evaluation_batches(rows, batch_size=64):
+def evaluation_batches(rows, batch_size):
     """Every row once, longest first (so that a batch too large for memory fails at once). Returns lists of row numbers."""
     return in_batches(sorted(range(len(rows)), key=rows.length, reverse=True), batch_size)
 

@@ -231,6 +231,13 @@ class BertPooler(nn.Module):
         return torch.tanh(self.dense(h[:, 0]))
 
 
+def initialise(module, config):
+    """BERT's random start, for every Linear and Embedding inside: weights N(0, initializer_range), biases 0."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Embedding)): nn.init.normal_(part.weight, std=config.initializer_range)
+        if isinstance(part, nn.Linear): nn.init.zeros_(part.bias)
+
+
 class BertModel(nn.Module):
     """The encoder. Slot: `prefix`, a module that makes the prefixes of all layers at once."""
 
@@ -242,11 +249,7 @@ class BertModel(nn.Module):
         self.pooler = BertPooler(config)
         self.pooler_is_new = False  # True when a checkpoint has no pooler: it then trains with the head
         self.prefix = None
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=config.initializer_range)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+        initialise(self, config)
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None, attentions=None):
         """Encode a batch.
@@ -274,8 +277,7 @@ class BertClassifier(nn.Module):
         self.bert = bert
         self.dropout = nn.Dropout(bert.config.hidden_dropout_prob)
         self.classifier = nn.Linear(bert.config.hidden_size, num_outputs)
-        nn.init.normal_(self.classifier.weight, std=bert.config.initializer_range)
-        nn.init.zeros_(self.classifier.bias)
+        initialise(self.classifier, bert.config)
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None):
         """The three inputs of BertModel, (B, T) each -> logits (B, C)."""

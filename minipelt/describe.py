@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from minipelt import InputError
+from minipelt import InputError, run_command
 from minipelt.bert import BertClassifier, BertConfig, BertModel
 from minipelt.experiment import parameter_table
 from minipelt.unipelt import Method, attach, count_parameters
@@ -92,12 +92,9 @@ def make_parser():
 def main(argv=None):
     """The command. Returns the exit code."""
     args = make_parser().parse_args(argv)
-    try:
-        print(describe(Method(args.method, not args.no_gate, args.bottleneck, args.prefix_length, rank=args.rank, alpha=args.alpha), args.model))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: print(
+        describe(Method(args.method, not args.no_gate, args.bottleneck, args.prefix_length, rank=args.rank, alpha=args.alpha), args.model)
+    ))
 
 
 if __name__ == "__main__":

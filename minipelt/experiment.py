@@ -7,6 +7,7 @@ The protocol is UniPELT's (section 4.1). With K: the training set is shuffled by
 pick the best epoch, and the official dev set is the test set. Without K: all of train trains, and the best score on dev counts.
 """
 
+import copy
 import json
 import os
 import platform
@@ -20,14 +21,15 @@ import torch
 
 import minipelt
 from minipelt import InputError, metrics
-from minipelt.batches import encode
-from minipelt.bert import BertClassifier
+from minipelt.bert import BertClassifier, initialise
 from minipelt.checkpoint import load_json, load_tensors, load_trained, save_json, save_tensors, trained_tensors
 from minipelt.gate import mean_gates, record_gates
 from minipelt.glue import MINIGLUE, get_task, read
 from minipelt.loop import Recipe, predict, train
-from minipelt.unipelt import Method, attach, count_parameters
-from minipelt.weights import DEFAULT, load
+from minipelt.parallel import add_up, rank_and_size
+from minipelt.shared import Shared
+from minipelt.unipelt import HYPERPARAMETERS, Method, attach, count_parameters
+from minipelt.weights import DEFAULT
 
 # Found on validation rows; the README tells how. Every other method takes 1e-3.
 LEARNING_RATES = {"ft": 1e-4, "head": 3e-2, "bitfit": 3e-3, "prefix": 2e-4}
@@ -51,6 +53,18 @@ class Run:
         get_task(self.task)
         for name, value, least in (("k", self.k, 1), ("valid_rows", self.valid_rows, 1), ("max_length", self.max_length, 8)):
             if value is not None and value < least: raise InputError(f"{name} is {value}; expected at least {least}")
+
+    @property
+    def name(self):
+        """The run in one word: sst2-apl-k500-seed1; settings of the method that are not the default are in it."""
+        changed = [f"{field}{value:g}" for field in HYPERPARAMETERS if (value := getattr(self.method, field)) != getattr(Method, field)]
+        if self.recipe.learning_rate != default_learning_rate(self.method): changed.append(f"lr{self.recipe.learning_rate:g}")
+        parts = [self.task, self.method.name, *["nogate"] * (not self.method.gate), *changed, *[f"k{self.k}"] * (self.k is not None)]
+        return "-".join([*parts, f"seed{self.recipe.seed}"]).replace("_", "")
+
+    def read(self, split):
+        """The Examples of train, dev or test, as the files have them."""
+        return read(get_task(self.task), split, MINIGLUE if self.glue == "miniglue" else self.glue)
 
     @classmethod
     def load(cls, folder, **changes):
@@ -85,26 +99,39 @@ def choose_device(name):
     return device
 
 
+def count_rows(run, size):
+    """How many of the `size` rows of a training file are for ("train", "validation"); None: the dev set is for validation."""
+    if run.k is None: return size, None
+    if run.k >= size:
+        raise InputError(f"{run.task} has {size} training rows in {run.glue}: --k {run.k} leaves none for validation; expected at most {size - 1}")
+    return run.k, min(run.valid_rows, size - run.k)
+
+
+def choose_rows(run, size):
+    """Row numbers of ("train", "validation") among the `size` rows of a training file; None: the dev set is for validation."""
+    count_rows(run, size)
+    order = list(range(size))
+    if run.k is None: return order, None
+    random.Random(run.recipe.seed).shuffle(order)
+    return order[: run.k], order[run.k : run.k + run.valid_rows]
+
+
 def load_splits(run):
-    """{"train", "validation", "test"} of a run's task, as lists of Examples."""
-    task, root = get_task(run.task), MINIGLUE if run.glue == "miniglue" else run.glue
-    rows, dev = read(task, "train", root), read(task, "dev", root)
-    if run.k is None: return {"train": rows, "validation": dev, "test": dev}
-    random.Random(run.recipe.seed).shuffle(rows)
-    splits = {"train": rows[: run.k], "validation": rows[run.k : run.k + run.valid_rows], "test": dev}
-    if not splits["validation"]:
-        raise InputError(f"{run.task} has {len(rows)} training rows in {root}: --k {run.k} leaves none for validation; expected at most {len(rows) - 1}")
-    return splits
+    """{"train", "validation", "test"} of a run, as lists of Examples."""
+    rows, dev = run.read("train"), run.read("dev")
+    train, validation = choose_rows(run, len(rows))
+    return {"train": [rows[i] for i in train], "validation": dev if validation is None else [rows[i] for i in validation], "test": dev}
 
 
-def build(run, device):
+def build(run, device, shared):
     """(model, tokenizer) of a run: the base, a new head, and the method as it is before training."""
-    torch.manual_seed(run.recipe.seed)  # before the base is loaded: one without a pooler gets a new one
-    bert, tokenizer = load(run.model)
-    model = attach(BertClassifier(bert, get_task(run.task).num_outputs), run.method)
+    bert, tokenizer = shared.base(run.model, device)
     if run.max_length > bert.config.max_position_embeddings:
         raise InputError(f"max_length is {run.max_length}; {run.model} has {bert.config.max_position_embeddings} positions")
-    return model.to(device), tokenizer
+    if run.method.trains_base: bert = copy.deepcopy(bert)
+    torch.manual_seed(run.recipe.seed)
+    if bert.pooler_is_new: initialise(bert.pooler, bert.config)  # here, so that it follows the seed
+    return attach(BertClassifier(bert, get_task(run.task).num_outputs).to(device), run.method), tokenizer
 
 
 def score(task, logits, labels):
@@ -121,30 +148,32 @@ class Prepared(NamedTuple):
     rows: dict  # {"train", "validation", "test"}: batches.Rows
 
 
-def prepare(run):
-    """Run -> Prepared. Raises InputError for a wrong name, file or value."""
-    device, splits = choose_device(run.device), load_splits(run)
-    model, tokenizer = build(run, device)
-    rows = {name: encode(splits[name], tokenizer, run.max_length) for name in ("train", "test")}
-    same = splits["validation"] is splits["test"]  # the dev set, where there is no K: tokenised and scored once
-    rows["validation"] = rows["test"] if same else encode(splits["validation"], tokenizer, run.max_length)
+def prepare(run, shared=None):
+    """Run -> Prepared. Raises InputError for a wrong name, file or value.
+
+    With `shared`, what earlier runs loaded is used again; their models are then no longer to be used.
+    """
+    shared = shared or Shared()
+    model, tokenizer = build(run, choose_device(run.device), shared)
+    train_set, dev = shared.split(run, "train", tokenizer), shared.split(run, "dev", tokenizer)
+    train_rows, validation_rows = choose_rows(run, len(train_set))
+    rows = {"train": train_set.rows(train_rows), "test": dev.rows(range(len(dev)))}
+    rows["validation"] = rows["test"] if validation_rows is None else train_set.rows(validation_rows)
     if not get_task(run.task).labels:  # regression starts at the mean score: only differences are left to learn
         torch.nn.init.constant_(model.classifier.bias, rows["train"].labels.mean().item())
     return Prepared(run, model, rows)
 
 
 def new_folder(run, parent="runs"):
-    """Make and return a folder for a run, named after it: runs/sst2-apl-k500-seed1, with -2, -3 ... if that is taken."""
-    parts = [run.task, run.method.name, *["nogate"] * (not run.method.gate), *[f"k{run.k}"] * (run.k is not None)]
-    name = "-".join([*parts, f"seed{run.recipe.seed}"])
+    """Make and return a folder for a run, named after it, with -2, -3 ... if that is taken."""
     for number in range(1, 10000):
-        folder = Path(parent) / (name if number == 1 else f"{name}-{number}")
+        folder = Path(parent) / (run.name if number == 1 else f"{run.name}-{number}")
         try:
             folder.mkdir(parents=True)
             return folder
         except FileExistsError: continue
         except OSError as error: raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
-    raise InputError(f"{parent}/{name}: taken 9999 times; expected a free name")
+    raise InputError(f"{parent}/{run.name}: taken 9999 times; expected a free name")
 
 
 def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_seconds=60):
@@ -160,7 +189,7 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
     say(parameter_table(counts))
 
     record = {"run": asdict(run), "rows": {name: len(split) for name, split in rows.items()}, "parameters": counts,
-              "device": str(model.classifier.weight.device), "threads": torch.get_num_threads(),
+              "device": str(model.classifier.weight.device), "threads": torch.get_num_threads(), "processes": rank_and_size()[1],
               "versions": {"minipelt": minipelt.__version__, "torch": torch.__version__, "python": platform.python_version()}}
     save_json(record, folder / "run.json")
     state = load_state(folder) if resume else None
@@ -180,7 +209,8 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
         say(f"epoch {report['epoch']:>2}  loss {report['loss']:.4f}  validation {100 * report['score']:6.2f}{'  best' if best else ''}")
 
     def validate(model):
-        return score(task, predict(model, rows["validation"]), rows["validation"].labels)[task.metrics[0]]
+        logits = add_up(predict(model, rows["validation"], *rank_and_size()))
+        return score(task, logits, rows["validation"].labels)[task.metrics[0]]
 
     reports = train(model, rows["train"], run.recipe, validate, state, on_epoch)
     load_trained(model, folder / "trained.safetensors")
@@ -213,7 +243,7 @@ def load_state(folder):
 def load_run(folder, **changes):
     """A run folder -> (Run, recorded results or {}, model with its trained tensors, tokenizer). `changes` replace settings."""
     run, folder = Run.load(folder, **changes), Path(folder)
-    model, tokenizer = build(run, choose_device(run.device))
+    model, tokenizer = build(run, choose_device(run.device), Shared())
     load_trained(model, folder / "trained.safetensors")
     return run, load_json(folder / "run.json").get("results", {}), model.eval(), tokenizer
 

@@ -16,7 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from minipelt import InputError
+from minipelt import InputError, run_command
 
 MINIGLUE = Path(__file__).parent / "miniglue"
 BASE_URL = "https://dl.fbaipublicfiles.com/"
@@ -90,6 +90,15 @@ def get_task(name):
     key = name.lower().replace("-", "")
     if key not in TASKS: raise InputError(f"unknown task {name!r}: expected one of {', '.join(TASKS)}")
     return TASKS[key]
+
+
+def find_data(tasks):
+    """Where to read Tasks if the user names no folder: "glue" if all are there, else "miniglue", with a line that says so."""
+    missing = [task for task in tasks if not (Path("glue") / task.folder).is_dir()]
+    if not missing: return "glue"
+    print(f"no glue/{missing[0].folder} here: using the sample rows of minipelt/miniglue "
+          f"(python -m minipelt.glue {' '.join(task.name for task in missing)} fetches the real ones)")
+    return "miniglue"
 
 
 # ---- reading
@@ -226,16 +235,12 @@ def main(argv=None):
     parser.add_argument("tasks", nargs="+", metavar="TASK", help=f"one or more of {', '.join(TASKS)}, or all")
     parser.add_argument("--into", default="glue", metavar="FOLDER", help="where the task folders go (default: %(default)s)")
     args = parser.parse_args(argv)
-    try:
+
+    def fetch_all():
         for task in TASKS.values() if args.tasks == ["all"] else [get_task(name) for name in args.tasks]:
             print(f"{task.name}: {fetch(task, args.into)}")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: nothing half-fetched was kept", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_command(fetch_all, interrupted="interrupted: nothing half-fetched was kept")
 
 
 if __name__ == "__main__":

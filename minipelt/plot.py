@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from minipelt import InputError
+from minipelt import InputError, run_command
 from minipelt.glue import get_task, read_lines
 
 
@@ -162,21 +162,20 @@ def write(figure, path):
 
 def main(argv=None):
     """The command. Returns the exit code."""
-    args = make_parser().parse_args(argv)
+    return run_command(lambda: draw(make_parser().parse_args(argv)))
+
+
+def draw(args):
+    """Draw what was asked and print the file's name."""
     kind = args.kind or ("curve" if len(args.runs) == 1 else "compare")
     path = Path(args.out or f"{kind}.png")
+    if path.suffix.lower() not in (".png", ".svg"): raise InputError(f"--out {path}: expected a name that ends in .png or .svg")
     try:
-        if path.suffix.lower() not in (".png", ".svg"): raise InputError(f"--out {path}: expected a name that ends in .png or .svg")
-        try:
-            import matplotlib  # noqa: F401  (an extra: the rest of minipelt works without it)
-        except ImportError:
-            raise InputError('drawing needs matplotlib; install it with: pip install -e ".[plot]"') from None
-        write(KINDS[kind](args.runs), path)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        import matplotlib  # noqa: F401  (an extra: the rest of minipelt works without it)
+    except ImportError:
+        raise InputError('drawing needs matplotlib; install it with: pip install -e ".[plot]"') from None
+    write(KINDS[kind](args.runs), path)
     print(path)
-    return 0
 
 
 if __name__ == "__main__":

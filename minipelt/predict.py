@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from minipelt import InputError
+from minipelt import InputError, run_command
 from minipelt.glue import Example, get_task, read, read_lines
 
 # What GLUE's server calls each submission, and the test file that it answers.
@@ -104,26 +104,23 @@ def write_submissions(model, tokenizer, run, glue, out):
 
 def main(argv=None):
     """The command. Returns the exit code."""
-    args = make_parser().parse_args(argv)
-    try:
-        from minipelt.experiment import load_run
+    return run_command(lambda: run(make_parser().parse_args(argv)))
 
-        run, _, model, tokenizer = load_run(args.run, **({"device": args.device} if args.device else {}))
-        task = get_task(run.task)
-        if args.glue_test:
-            write_submissions(model, tokenizer, run, args.glue, args.out)
-            return 0
-        if args.text is not None:
-            examples = [parse_line("\t".join(text for text in (args.text, args.text_b) if text is not None), task, "--text")]
-        elif args.input:
-            examples = [parse_line(line, task, f"{args.input}: line {n}") for n, line in enumerate(read_lines(Path(args.input)), start=1)]
-        else:
-            examples = (parse_line(line.rstrip("\n"), task, f"standard input: line {n}") for n, line in enumerate(sys.stdin, start=1))
-        answer(examples, model, tokenizer, run, args.gates)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+def run(args):
+    """Load the run and answer what was asked."""
+    from minipelt.experiment import load_run
+
+    run, _, model, tokenizer = load_run(args.run, **({"device": args.device} if args.device else {}))
+    task = get_task(run.task)
+    if args.glue_test: return write_submissions(model, tokenizer, run, args.glue, args.out)
+    if args.text is not None:
+        examples = [parse_line("\t".join(text for text in (args.text, args.text_b) if text is not None), task, "--text")]
+    elif args.input:
+        examples = [parse_line(line, task, f"{args.input}: line {n}") for n, line in enumerate(read_lines(Path(args.input)), start=1)]
+    else:
+        examples = (parse_line(line.rstrip("\n"), task, f"standard input: line {n}") for n, line in enumerate(sys.stdin, start=1))
+    answer(examples, model, tokenizer, run, args.gates)
 
 
 if __name__ == "__main__":

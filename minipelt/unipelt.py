@@ -12,7 +12,7 @@ Whatever letters of this table a user joins is a method: `a`, `pl`, `apl`, `aplb
 Gates are on as soon as two of a, p, l meet. The base stays frozen but for its biases (b) or all of it (ft); the head always trains.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from minipelt import InputError
@@ -22,6 +22,7 @@ from minipelt.gate import Gate
 from minipelt.lora import LoRA
 from minipelt.prefix import Prefix, PrefixTable
 
+HYPERPARAMETERS = ("bottleneck", "prefix_length", "rank", "alpha")  # of a Method, as the command line offers them
 LETTERS = {"a": "adapter", "p": "prefix", "l": "lora", "b": "bitfit"}
 
 
@@ -48,6 +49,18 @@ class Method:
         """The submodules as letters: "" for ft and head."""
         if self.name in ("ft", "head"): return ""
         return next((letter for letter, alias in LETTERS.items() if alias == self.name), self.name)
+
+    @property
+    def canonical(self):
+        """This method with every setting that has no effect on it back at its default: equal methods then compare equal."""
+        used = {"gate": len(self.letters.replace("b", "")) >= 2, "bottleneck": "a" in self.letters, "rank": "l" in self.letters,
+                "alpha": "l" in self.letters and not self.gated, "prefix_length": "p" in self.letters, "prefix_hidden": "p" in self.letters}
+        return replace(self, **{field: getattr(Method, field) for field, matters in used.items() if not matters})
+
+    @property
+    def trains_base(self):
+        """Whether parameters of the pretrained encoder train."""
+        return self.name == "ft" or "b" in self.letters
 
     @property
     def gated(self):
@@ -91,6 +104,17 @@ def attach(model, method):
             if "l" in letters: attention.lora_query = LoRA(D, method.rank, method.alpha, gate())
             if "l" in letters: attention.lora_value = LoRA(D, method.rank, method.alpha, gate())
     return model
+
+
+def detach(bert):
+    """Empty an encoder's slots and freeze it: plain BERT again. Returns it."""
+    slots = [(bert, "prefix")]
+    for layer in bert.encoder.layer:
+        slots += [(layer.attention.self, name) for name in ("prefix", "lora_query", "lora_value")] + [(layer, "adapter")]
+    for module, name in slots:
+        delattr(module, name)  # forgotten as a submodule, so that the next method's modules come in their own order
+        setattr(module, name, None)
+    return bert.requires_grad_(False)
 
 
 def trained_parameters(model):

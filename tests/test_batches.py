@@ -61,4 +61,4 @@ def test_batches_group_by_length():
     padding = lambda batches: sum(max(rows.length(i) for i in batch) * len(batch) for batch in batches) / sum(map(len, rows.input_ids)) - 1
     ungrouped = [list(range(start, start + 16)) for start in range(0, 512, 16)]
     assert padding(training_batches(rows, 16, 1)) < 0.5 * padding(ungrouped)
-    assert padding(evaluation_batches(rows)) < 0.2
+    assert padding(evaluation_batches(rows, 16)) < 0.2

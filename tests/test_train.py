@@ -249,7 +249,7 @@ def test_real_rows_train(glue, tiny_folder, tmp_path, task, dev_rows):
 
 def test_interrupting_before_training_is_one_line(go, capsys, monkeypatch):
     def interrupt(*_): raise KeyboardInterrupt
-    monkeypatch.setattr(experiment, "encode", interrupt)
+    monkeypatch.setattr(experiment, "choose_rows", interrupt)
     assert go("--task", "rte")[0] == 130
     assert capsys.readouterr().err.strip() == "interrupted: nothing was trained yet"
 

@@ -1,0 +1,125 @@
+"""report.py and paper.py: statistics against known values, tables against small made-up results, the paper's numbers against themselves."""
+
+import csv
+import json
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from minipelt import InputError, paper
+from minipelt.experiment import Run, default_learning_rate
+from minipelt.glue import TASKS
+from minipelt.loop import Recipe
+from minipelt.report import Grid, comparisons, main, paired_t_test, ranked, swept, t_probability, table_1, table_2, table_3
+from minipelt.unipelt import Method
+
+
+def record(task, method, seed, score, k=100, **settings):
+    method = Method(method, **settings)
+    run = Run(task, method, Recipe(default_learning_rate(method), seed=seed), k=k)
+    gates = {"adapter": [0.2, 0.6]} if method.gated else {}
+    return json.loads(json.dumps({"run": asdict(run), "parameters": {"lora": 7, "base": 100}, "results": {"test": {TASKS[task].metrics[0]: score}, "gates": gates}}))
+
+
+SCORES = {"adapter": [0.70, 0.72, 0.74], "prefix": [0.60, 0.60, 0.60], "ap": [0.80, 0.79, 0.84]}
+
+
+@pytest.fixture
+def grid():
+    records = [record(task, method, seed, score / (1 if task == "sst2" else 2))
+               for method, scores in SCORES.items() for seed, score in enumerate(scores, start=1) for task in ("cola", "sst2")]
+    records += [record("sst2", "ap", seed, 0.75, gate=False) for seed in (1, 2, 3)]
+    return Grid(records, "here")
+
+
+@pytest.mark.parametrize("freedom, t, p", [(1, 12.706, 0.05), (2, 4.303, 0.05), (4, 2.776, 0.05), (4, 4.604, 0.01), (9, 2.262, 0.05), (30, 2.042, 0.05), (3, 0.765, 0.5)])
+def test_t_against_printed_tables(freedom, t, p):
+    assert 1 - t_probability(t, freedom) == pytest.approx(p, rel=2e-3)
+
+
+def test_the_paired_test():
+    one, other = {1: 3.0, 2: 5.0, 3: 9.0, 9: 100.0}, {1: 2.0, 2: 3.0, 3: 4.0}
+    mean, p, n = paired_t_test(one, other)  # differences 1, 2, 5: t = 2.2188 with 2 degrees of freedom
+    assert (mean, n) == (pytest.approx(8 / 3), 3) and p == pytest.approx(0.1567, abs=1e-3)
+    assert math.isnan(paired_t_test({1: 1.0}, {1: 2.0})[1])
+    assert paired_t_test({1: 1.0, 2: 2.0}, {1: 1.0, 2: 2.0})[1] == 1
+
+
+def test_noise_is_not_called_a_win():
+    rng = np.random.default_rng()
+    draws = [paired_t_test(dict(enumerate(rng.normal(size=5))), dict(enumerate(rng.normal(size=5))))[1] for _ in range(4000)]
+    assert np.mean(np.array(draws) < 0.05) == pytest.approx(0.05, abs=0.02)
+
+
+def test_table_1(grid):
+    rows = {(row["method"], row["task"]): row for row in table_1(grid)}
+    row = rows["ap", "sst2"]
+    assert row["mean"] == pytest.approx(81.0) and row["deviation"] == pytest.approx(np.std([80, 79, 84], ddof=1)) and row["seeds"] == 3
+    assert row["paper"] == 77.22
+    assert rows["ap", "avg"]["mean"] == pytest.approx(81.0 * 0.75)
+    assert ("ap-nogate", "avg") not in rows  # it has no CoLA runs: no average
+
+
+def test_table_2(grid):
+    (row,) = table_2(grid)
+    assert row["method"] == "ap" and row["upper bound"] == pytest.approx(72 * 0.75) and row["difference"] == pytest.approx(9 * 0.75)
+    assert (row["paper"], row["paper's bound"]) == (60.80, 58.86)
+
+
+def test_table_3(grid):
+    (row,) = table_3(grid)
+    assert row["task"] == "sst2" and row["difference"] == pytest.approx(6.0) and 0 < row["p"] < 1
+
+
+def test_comparisons_pair_by_seed(grid):
+    row = next(row for row in comparisons(grid, "ap") if row["method"] == "adapter" and row["task"] == "sst2")
+    assert row["difference"] == pytest.approx(9.0) and row["seeds"] == 3
+
+
+def test_best_and_second_are_marked_and_ties_share():
+    assert ranked([(1.0, "1"), (3.0, "3"), (2.0, "2"), (None, ""), (3.001, "3")]) == ["1", "**3**", "<u>2</u>", "", "**3**"]
+
+
+def test_a_swept_hyperparameter_gets_a_table():
+    records = [record("cola", "lora", seed, alpha / 100 + seed / 100, alpha=alpha) for alpha in (2.0, 16.0) for seed in (1, 2)]
+    tables = swept(Grid(records, "here"))
+    assert list(tables) == ["alpha"] and [(row["alpha"], row["mean"]) for row in tables["alpha"]] == [(2.0, pytest.approx(3.5)), (16.0, pytest.approx(17.5))]
+
+
+def test_mixed_protocols_are_refused(grid):
+    other = record("sst2", "lora", 1, 0.5)
+    other["run"]["recipe"]["epochs"] = 20
+    with pytest.raises(InputError, match="mixes runs with epochs 20 and 50"): Grid([*grid.records, other], "here")
+
+
+def test_the_files(grid, tmp_path, capsys):
+    failed = {"run": record("rte", "lora", 1, 0)["run"], "error": "too hot"}
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [*grid.records, failed]))
+    assert main([str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert text.strip() in capsys.readouterr().out and "1 runs failed: rte lora: too hot" in text
+    assert "| `ap` | 7 | **81.00<sub>2.6</sub>** | **40.50<sub>1.3</sub>** | **60.75<sub>2.0</sub>** |" in text
+    assert "| *paper: ap* |  | 77.22 | 14.42 | 45.82 |" in text
+    with open(tmp_path / "table1.csv") as file: rows = list(csv.DictReader(file))
+    assert {"k": "100", "method": "ap", "task": "sst2", "mean": "81.0000", "deviation": "2.6458", "seeds": "3", "paper": "77.2200"} in rows
+
+
+def test_no_results(tmp_path, capsys):
+    assert main([str(tmp_path)]) == 2
+    assert "no such file; expected a folder that a sweep wrote" in capsys.readouterr().err
+
+
+# ---- the paper's numbers as typed
+
+
+def test_the_paper_s_averages_follow_from_its_cells():
+    for row in paper.TABLE_1.values(): assert np.mean(row[:-1]) == pytest.approx(row[-1], abs=0.011)
+
+
+def test_the_paper_s_upper_bounds_follow_from_its_table_1():
+    for (k, name), (average, bound) in paper.TABLE_2.items():
+        singles = [paper.TABLE_1[k, {"a": "adapter", "p": "prefix", "l": "lora"}[letter]] for letter in name]
+        assert np.mean([max(cells) for cells in zip(*singles)][:-1]) == pytest.approx(bound, abs=0.015)
+        assert paper.TABLE_1[k, name][-1] == average
