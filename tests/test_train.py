@@ -84,7 +84,7 @@ def test_regression_starts_at_the_mean_score(tiny_folder):
 def test_two_runs_with_one_seed_give_the_same_bytes(tiny_folder, tmp_path):
     run = tiny_run(tiny_folder)
     folders = [new_folder(run, tmp_path / "runs") for _ in range(2)]
-    assert [folder.name for folder in folders] == ["rte-apl-seed1", "rte-apl-seed1-2"]
+    assert [folder.name for folder in folders] == [run.name, f"{run.name}-2"]
     records = [run_experiment(prepare(run), folder) for folder in folders]
     assert (folders[0] / "trained.safetensors").read_bytes() == (folders[1] / "trained.safetensors").read_bytes()
     assert records[0]["results"]["test"] == records[1]["results"]["test"]
