@@ -21,7 +21,16 @@ methods:
   prefix    trained vectors before each layer's keys and values (letter p)
   lora      low-rank updates of the queries and values          (letter l)
   bitfit    the encoder's biases                                (letter b)
-  ap, pl, apl, aplb, ...   any letters joined; with two or more of a, p, l each gets a gate: UniPELT
+  houlsby   two adapters a layer, and the LayerNorms
+  parallel  an adapter beside each feed-forward block
+  ia3       scalings of keys, values and feed-forward features
+  layernorm the encoder's LayerNorms
+  top       the top layers (--top-layers)
+  prompt    trained vectors in the input
+  diff      a sparse difference to every matrix (--share)
+  side      a small network beside the encoder
+  ap, pl, apl, aplb, houlsby+p+l ...   letters joined, or names and letters with +; where two or more of adapter, prefix, lora,
+            houlsby and parallel meet, each gets a gate: UniPELT
 """
 
 
@@ -50,10 +59,13 @@ def make_parser():
 
     method = parser.add_argument_group("method")
     method.add_argument("--no-gate", action="store_true", help="join submodules without gates (the paper's NoGate)")
-    method.add_argument("--bottleneck", type=int, default=48, metavar="M", help="width of the adapter (default: %(default)s)")
-    method.add_argument("--prefix-length", type=int, default=10, metavar="P", help="vectors in a prefix (default: %(default)s)")
+    method.add_argument("--bottleneck", type=int, default=48, metavar="M", help="width of adapters and of the side network (default: %(default)s)")
+    method.add_argument("--prefix-length", type=int, default=10, metavar="P", help="vectors in a prefix or prompt (default: %(default)s)")
     method.add_argument("--rank", type=int, default=8, metavar="R", help="rank of LoRA (default: %(default)s)")
     method.add_argument("--alpha", type=float, default=16, metavar="A", help="LoRA's scale is alpha / rank if not gated (default: %(default)g)")
+
+    method.add_argument("--top-layers", type=int, default=1, metavar="N", help="layers that top trains; 0: the head alone (default: %(default)s)")
+    method.add_argument("--share", type=float, default=0.005, metavar="S", help="of the entries of each matrix that diff keeps (default: %(default)s)")
 
     training = parser.add_argument_group("training")
     training.add_argument("--lr", type=float, metavar="RATE", help="peak learning rate (default: the method's, see README)")
@@ -70,9 +82,9 @@ def settings(args):
     """Command line -> Run."""
     from minipelt.experiment import Run, default_learning_rate
     from minipelt.loop import Recipe
-    from minipelt.unipelt import Method
+    from minipelt.unipelt import HYPERPARAMETERS, Method
 
-    method = Method(args.method, not args.no_gate, args.bottleneck, args.prefix_length, rank=args.rank, alpha=args.alpha)
+    method = Method(args.method, not args.no_gate, **{name: getattr(args, name) for name in HYPERPARAMETERS})
     recipe = Recipe(default_learning_rate(method) if args.lr is None else args.lr, args.batch_size, args.epochs, args.patience, seed=args.seed)
     task = get_task(args.task)
     # Folders are kept as full paths, so that the run can be scored from anywhere.
@@ -102,14 +114,15 @@ def evaluate(args):
 
 def result_table(record):
     """A finished run's record (run.json) as lines of text."""
-    results, run = record["results"], record["run"]
+    from minipelt.unipelt import kept_parameters
+
+    results, run, counts = record["results"], record["run"], record["parameters"]
     lines = [f"{'':<14}{'validation':>12}{'test':>12}"]
     for metric, value in results["test"].items():
         lines.append(f"{metric:<14}{100 * results['validation'][metric]:>12.2f}{100 * value:>12.2f}")
     if run["k"] is None: lines.append("(no --k: validation and test are both the dev set, as in the paper's full-data protocol)")
-    kept = {part: count for part, count in record["parameters"].items() if part not in ("prefix network", "base")}
     lines.append(f"best epoch {results['best_epoch']} of {results['epochs']}; {results['total_seconds']:.0f} s in all, "
-                 f"{results['train_seconds']:.0f} s of it training; {sum(kept.values()):,} trained parameters kept")
+                 f"{results['train_seconds']:.0f} s of it training; {kept_parameters(counts) + counts['head']:,} trained parameters kept")
     if results["gates"]:
         layers = len(next(iter(results["gates"].values())))
         lines.append(f"{'mean gate':<14}{'all':>6} " + "".join(f"{f'layer {i}':>9}" for i in range(layers)))

@@ -118,7 +118,7 @@ def explicit_attention(query, key, value, mask, dropout=0.0):
 
 
 class BertSelfAttention(nn.Module):
-    """Multi-head self-attention. Slots: `lora_query`, `lora_value` (LoRA) and `prefix` (prefix-tuning)."""
+    """Multi-head self-attention. Slots: `lora_query`, `lora_value`, `ia3_key`, `ia3_value` and `prefix`."""
 
     def __init__(self, config):
         super().__init__()
@@ -128,13 +128,15 @@ class BertSelfAttention(nn.Module):
         self.query = nn.Linear(D, D)
         self.key = nn.Linear(D, D)
         self.value = nn.Linear(D, D)
-        self.lora_query = self.lora_value = self.prefix = None
+        self.lora_query = self.lora_value = self.ia3_key = self.ia3_value = self.prefix = None
 
     def forward(self, h, mask, prefix=None, attentions=None):
         """h (B, T, D), mask (B, T), prefix (2, P, D) or None -> (B, T, D). Appends weights (B, H, T, P + T) to `attentions`."""
         q, k, v = self.query(h), self.key(h), self.value(h)  # (B, T, D) each
         if self.lora_query: q = q + self.lora_query(h, mask)
         if self.lora_value: v = v + self.lora_value(h, mask)
+        if self.ia3_key: k = self.ia3_key(k)
+        if self.ia3_value: v = self.ia3_value(v)
         if self.prefix: k, v, mask = self.prefix(h, k, v, mask, prefix)  # (B, P + T, D) twice, (B, P + T)
 
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, T or P + T, D / H)
@@ -149,10 +151,10 @@ class BertSelfAttention(nn.Module):
 
 
 class BertOutput(nn.Module):
-    """The end of the attention block and of the feed-forward block.
+    """The end of the attention block and of the feed-forward block. Slot: `adapter`, Houlsby's.
 
     `forward` is Linear and dropout. The block's LayerNorm lives here because the checkpoints name it so, but the caller applies
-    it, after the residual sum: the adapter's slot lies in between.
+    it, after the residual sum: UniPELT's adapter lies in between.
     """
 
     def __init__(self, in_features, config):
@@ -160,10 +162,13 @@ class BertOutput(nn.Module):
         self.dense = nn.Linear(in_features, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.adapter = None
 
-    def forward(self, x):
-        """x (B, T, in_features) -> (B, T, D), before the residual and LayerNorm."""
-        return self.dropout(self.dense(x))
+    def forward(self, x, mask):
+        """x (B, T, in_features), mask (B, T) -> (B, T, D), before the residual and LayerNorm."""
+        x = self.dropout(self.dense(x))
+        if self.adapter: x = x + self.adapter(x, mask)
+        return x
 
 
 class BertAttention(nn.Module):
@@ -176,37 +181,40 @@ class BertAttention(nn.Module):
 
     def forward(self, h, mask, prefix=None, attentions=None):
         """h (B, T, D), mask (B, T) -> (B, T, D)."""
-        o = self.output(self.self(h, mask, prefix, attentions))  # (B, T, D)
+        o = self.output(self.self(h, mask, prefix, attentions), mask)  # (B, T, D)
         return self.output.LayerNorm(o + h)
 
 
 class BertIntermediate(nn.Module):
-    """The wide half of the feed-forward block. A module of its own only because the checkpoints name it so."""
+    """The wide half of the feed-forward block, a module because the checkpoints name it so. Slot: `ia3`."""
 
     def __init__(self, config):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACTIVATIONS[config.hidden_act]
+        self.ia3 = None
 
     def forward(self, a):
         """a (B, T, D) -> (B, T, intermediate_size)."""
-        return self.activation(self.dense(a))
+        x = self.activation(self.dense(a))
+        return self.ia3(x) if self.ia3 else x
 
 
 class BertLayer(nn.Module):
-    """One Transformer layer: attention block, then feed-forward block. Slot: `adapter`."""
+    """One Transformer layer: attention block, then feed-forward block. Slots: `parallel` and `adapter`, UniPELT's."""
 
     def __init__(self, config):
         super().__init__()
         self.attention = BertAttention(config)
         self.intermediate = BertIntermediate(config)
         self.output = BertOutput(config.intermediate_size, config)
-        self.adapter = None
+        self.parallel = self.adapter = None
 
     def forward(self, h, mask, prefix=None, attentions=None):
         """h (B, T, D), mask (B, T) -> (B, T, D). The names a and f are the paper's h_A and h_F."""
         a = self.attention(h, mask, prefix, attentions)  # (B, T, D)
-        f = self.output(self.intermediate(a))  # (B, T, D)
+        f = self.output(self.intermediate(a), mask)  # (B, T, D)
+        if self.parallel: f = f + self.parallel(a, mask)
         if self.adapter: f = f + self.adapter(self.output.LayerNorm(f + a), mask)
         return self.output.LayerNorm(f + a)
 
@@ -239,7 +247,7 @@ def initialise(module, config):
 
 
 class BertModel(nn.Module):
-    """The encoder. Slot: `prefix`, a module that makes the prefixes of all layers at once."""
+    """The encoder. Slots: `prompt`, and `prefix`, a module that makes the prefixes of all layers at once."""
 
     def __init__(self, config):
         super().__init__()
@@ -248,7 +256,7 @@ class BertModel(nn.Module):
         self.encoder = BertEncoder(config)
         self.pooler = BertPooler(config)
         self.pooler_is_new = False  # True when a checkpoint has no pooler: it then trains with the head
-        self.prefix = None
+        self.prompt = self.prefix = None
         initialise(self, config)
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None, attentions=None):
@@ -257,20 +265,23 @@ class BertModel(nn.Module):
         input_ids (B, T) token numbers; attention_mask (B, T) 1 for real tokens, 0 for padding (default: all real);
         token_type_ids (B, T) 0 for the first text, 1 for the second (default: all 0).
         A list passed as `attentions` receives each layer's attention weights, (B, H, T, P + T); attention is then the explicit one.
-        Returns Encoded(hidden_states, pooled).
+        Returns Encoded(hidden_states, pooled); a prompt's P vectors stand behind [CLS] in the layers' states.
         """
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()  # (B, T)
         if token_type_ids is None: token_type_ids = torch.zeros_like(input_ids)
         prefixes = self.prefix() if self.prefix else [None] * len(self.encoder.layer)  # (N, 2, P, D)
 
-        hidden_states = [self.embeddings(input_ids, token_type_ids)]  # (B, T, D)
+        h = self.embeddings(input_ids, token_type_ids)
+        hidden_states = [h]  # (B, T, D)
+        if self.prompt: h, mask = self.prompt(h, mask)  # (B, P + T, D), (B, P + T)
         for layer, prefix in zip(self.encoder.layer, prefixes):
-            hidden_states.append(layer(hidden_states[-1], mask, prefix, attentions))
+            h = layer(h, mask, prefix, attentions)
+            hidden_states.append(h)
         return Encoded(hidden_states, self.pooler(hidden_states[-1]))
 
 
 class BertClassifier(nn.Module):
-    """The encoder with a head: pooled [CLS] -> dropout -> Linear. One output for regression, C for C classes."""
+    """The encoder with a head: pooled [CLS] -> dropout -> Linear. One output for regression, C for C classes. Slots: `side`, `penalty`."""
 
     def __init__(self, bert, num_outputs):
         super().__init__()
@@ -278,7 +289,11 @@ class BertClassifier(nn.Module):
         self.dropout = nn.Dropout(bert.config.hidden_dropout_prob)
         self.classifier = nn.Linear(bert.config.hidden_size, num_outputs)
         initialise(self.classifier, bert.config)
+        self.side = None
+        self.penalty = None  # a module that gives the training loss a term of its own
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None):
         """The three inputs of BertModel, (B, T) each -> logits (B, C)."""
-        return self.classifier(self.dropout(self.bert(input_ids, attention_mask, token_type_ids).pooled))
+        hidden_states, pooled = self.bert(input_ids, attention_mask, token_type_ids)
+        if self.side: pooled = self.side(hidden_states[0], attention_mask, pooled)
+        return self.classifier(self.dropout(pooled))

@@ -12,3 +12,8 @@ def biases(bert):
     Call it before anything is put into the slots: a submodule's biases belong to that submodule.
     """
     return {name: parameter for name, parameter in bert.named_parameters() if name.endswith(".bias")}
+
+
+def layer_norms(bert):
+    """The LayerNorm weights and biases of an encoder, as {name: parameter}: what LayerNorm-only tuning trains (Houlsby et al. 2019)."""
+    return {name: parameter for name, parameter in bert.named_parameters() if ".LayerNorm." in name}

@@ -21,15 +21,27 @@ from minipelt import InputError
 from minipelt.unipelt import trained_parameters
 
 
+def shrinking(model):
+    """{name: module} of the modules that are saved as something smaller than their parameters (prefix.py, diff.py)."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "remains")}
+
+
 def trained_tensors(model):
-    """{name: tensor} of what trained. Prefix-tuning gives the prefixes themselves, not the network that makes them."""
-    tensors = {name: p.detach() for name, p in trained_parameters(model).items() if not name.startswith("bert.prefix.")}
-    if model.bert.prefix: tensors["bert.prefix.table"] = model.bert.prefix().detach()
+    """{name: tensor} of what training leaves behind: what trained, or what remains of it."""
+    tensors = {name: p.detach() for name, p in plainly_trained(model).items()}
+    for place, module in shrinking(model).items():
+        tensors |= {f"{place}.{name}": tensor for name, tensor in module.remains().items()}
     return tensors
 
 
+def plainly_trained(model):
+    """{name: parameter} of what trains and is saved as it is."""
+    places = tuple(f"{place}." for place in shrinking(model))
+    return {name: p for name, p in trained_parameters(model).items() if not name.startswith(places)}
+
+
 def load_trained(model, path):
-    """Load a trained.safetensors into a model whose method is attached; its prefix network, if any, is dropped.
+    """Load a trained.safetensors into a model whose method is attached.
 
     Raises InputError, with the model unchanged, if the file's tensors are not exactly the ones that this method trains.
     """
@@ -40,9 +52,11 @@ def load_trained(model, path):
         if name not in wanted: raise InputError(f"{path}: unexpected tensor {name}; the method does not train it")
         if tensors[name].shape != wanted[name]:
             raise InputError(f"{path}: tensor {name} has shape {tuple(tensors[name].shape)}; expected {tuple(wanted[name])}")
-    if model.bert.prefix and model.bert.prefix.network: model.bert.prefix.drop_network()
+    device = model.classifier.weight.device
     with torch.no_grad():
-        for name, parameter in trained_parameters(model).items(): parameter.copy_(tensors[name])
+        for name, parameter in plainly_trained(model).items(): parameter.copy_(tensors[name])
+    for place, module in shrinking(model).items():
+        module.become({name: tensors[f"{place}.{name}"].to(device) for name in module.remains()})
 
 
 def save_tensors(tensors, path, metadata=None):

@@ -13,7 +13,7 @@ import torch
 from minipelt import InputError, run_command
 from minipelt.bert import BertClassifier, BertConfig, BertModel
 from minipelt.experiment import parameter_table
-from minipelt.unipelt import Method, attach, count_parameters
+from minipelt.unipelt import HYPERPARAMETERS, Method, attach, count_parameters
 
 CONFIGS = {  # models whose shape is known without their files
     "all-MiniLM-L6-v2": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
@@ -49,20 +49,31 @@ def parts(model, method):
 
     if method.name == "ft": yield "bert", "", counts["ft"], "every weight and bias"
     if "bitfit" in counts: yield "bert, every Linear and LayerNorm", "", counts["bitfit"], "W x + b: only b trains"
+    if "layernorm" in counts: yield "bert, every LayerNorm", "", counts["layernorm"], "w * (x - mean) / deviation + b: w and b train"
+    if "top" in counts: yield f"bert, top {method.top_layers} of {layers} layers, pooler", "", counts["top"], "every weight and bias there"
+    if bert.prompt: yield "bert.prompt", shapes(bert.prompt), counts["prompt"], "h = [h_[CLS] ; p_1 ... p_P ; h_rest]"
     if bert.prefix:
         yield "bert.prefix", f"(N, 2, P, D) = {bert.prefix.shape}", counts["prefix"], "P_K and P_V of all layers; while training they are"
         yield "bert.prefix.network", "", counts["prefix network"], "W_2 tanh(W_1 E + b_1) + b_2, dropped afterwards"
-    if {"adapter", "prefix", "lora"} & counts.keys(): yield f"bert.encoder.layer.0 ... {layers - 1}, each with", "", None, ""
-    slots = (
+    slots = [(name, module, equation) for name, module, equation in (
         ("attention.self.prefix", attention.prefix, f"K = [{g}P_K ; K]   V = [{g}P_V ; V]"),
         ("attention.self.lora_query", attention.lora_query, f"q = W_q h + b_q + {s} * B A h"),
         ("attention.self.lora_value", attention.lora_value, f"v = W_v h + b_v + {s} * B A h"),
+        ("attention.self.ia3_key", attention.ia3_key, "k = l_k * (W_k h + b_k)"),
+        ("attention.self.ia3_value", attention.ia3_value, "v = l_v * (W_v h + b_v)"),
+        ("attention.output.adapter", layer.attention.output.adapter, f"o = o + {g}up(gelu(down(o)))"),
+        ("intermediate.ia3", layer.intermediate.ia3, "x = l_ff * activation(W a + b)"),
+        ("output.adapter", layer.output.adapter, f"f = f + {g}up(gelu(down(f)))"),
+        ("parallel", layer.parallel, f"f = f + {'g' if method.gated else '4'} * up(relu(down(a)))"),
         ("adapter", layer.adapter, f"f = f + {g}up(relu(down(x)))   x = LayerNorm(f + a)"),
-    )
+    ) if module]
+    if slots: yield f"bert.encoder.layer.0 ... {layers - 1}, each with", "", None, ""
     for name, module, equation in slots:
-        if not module: continue
         yield f"  {name}", shapes(module), size(module) or None, equation
-        if module.gate: yield f"  {name}.gate", shapes(module.gate), size(module.gate), "g = mean over real tokens of sigmoid(w . x + b)"
+        if getattr(module, "gate", None): yield f"  {name}.gate", shapes(module.gate), size(module.gate), "g = mean over real tokens of sigmoid(w . x + b)"
+    if model.penalty: yield "bert, every matrix of every layer", f"{method.share:.2%} of the entries", counts["diff"], "W = W_0 + z * delta; while training also"
+    if model.penalty: yield "delta and a of every entry", "", counts["diff network"], "z = clip(3 sigmoid(log u - log(1 - u) + a) - 1.5, 0, 1)"
+    if model.side: yield "side", "", counts["side"], "pooled = alpha * pooled + (1 - alpha) * side(embeddings)"
     yield "classifier", shapes(model.classifier), counts["head"], "logits = W dropout(pooled) + b"
 
 
@@ -83,18 +94,16 @@ def make_parser():
     parser.add_argument("method", metavar="METHOD", help="as for train.py: ft, head, adapter, prefix, lora, bitfit, apl ...")
     parser.add_argument("--model", default="bert-base-uncased", metavar="MODEL", help=f"{', '.join(CONFIGS)}, or a folder with config.json (default: %(default)s)")
     parser.add_argument("--no-gate", action="store_true", help="without gates")
-    for name, default in (("bottleneck", 48), ("prefix-length", 10), ("rank", 8)):
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--alpha", type=float, default=16, metavar="A", help="(default: %(default)g)")
+    for name in HYPERPARAMETERS:
+        default = getattr(Method, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default, metavar="V", help="(default: %(default)s)")
     return parser
 
 
 def main(argv=None):
     """The command. Returns the exit code."""
     args = make_parser().parse_args(argv)
-    return run_command(lambda: print(
-        describe(Method(args.method, not args.no_gate, args.bottleneck, args.prefix_length, rank=args.rank, alpha=args.alpha), args.model)
-    ))
+    return run_command(lambda: print(describe(Method(args.method, not args.no_gate, **{name: getattr(args, name) for name in HYPERPARAMETERS}), args.model)))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from minipelt.unipelt import HYPERPARAMETERS, Method, attach, count_parameters
 from minipelt.weights import DEFAULT
 
 # Found on validation rows; the README tells how. Every other method takes 1e-3.
-LEARNING_RATES = {"ft": 1e-4, "head": 3e-2, "bitfit": 3e-3, "prefix": 2e-4}
+LEARNING_RATES = {"ft": 1e-4, "head": 3e-2, "bitfit": 3e-3, "prefix": 5e-4, "layernorm": 3e-3, "ia3": 1e-2, "prompt": 1e-2, "top": 1e-4, "diff": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,34 @@ class Run:
         get_task(self.task)
         for name, value, least in (("k", self.k, 1), ("valid_rows", self.valid_rows, 1), ("max_length", self.max_length, 8)):
             if value is not None and value < least: raise InputError(f"{name} is {value}; expected at least {least}")
+
+    @property
+    def name(self):
+        """The run in one word: sst2-apl-k500-seed1; settings of the method that are not the default are in it."""
+        changed = [f"{field}{value:g}" for field in HYPERPARAMETERS if (value := getattr(self.method, field)) != getattr(Method, field)]
+        if self.recipe.learning_rate != default_learning_rate(self.method): changed.append(f"lr{self.recipe.learning_rate:g}")
+        parts = [self.task, self.method.name, *["nogate"] * (not self.method.gate), *changed, *[f"k{self.k}"] * (self.k is not None)]
+        return "-".join([*parts, f"seed{self.recipe.seed}"]).replace("_", "")
+
+    def read(self, split):
+        """The Examples of train, dev or test, as the files have them."""
+        return read(get_task(self.task), split, MINIGLUE if self.glue == "miniglue" else self.glue)
+
+    @classmethod
+    def load(cls, folder, **changes):
+        """The settings in a run folder's run.json, with `changes`. Raises InputError if it holds none."""
+        path = Path(folder) / "run.json"
+        record = load_json(path)
+        return cls.from_dict(record.get("run") if isinstance(record, dict) else None, path, **changes)
+
+    @classmethod
+    def from_dict(cls, values, place, **changes):
+        """The settings as `dataclasses.asdict` gave them, with `changes`. Raises InputError, naming the place, if they are none."""
+        try:
+            values = values | changes
+            return cls(**values | {"method": Method(**values["method"]), "recipe": Recipe(**values["recipe"])})
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{place}: not the settings of a run ({error!r}); expected a file that train.py or a sweep wrote") from None
 
     @property
     def name(self):

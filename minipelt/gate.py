@@ -33,8 +33,9 @@ class Gate(nn.Module):
 def mean_gates(recorded):
     """What `record_gates` collected -> {submodule: [mean gate of each layer]}, the mean over all examples."""
     means = {}
-    for name, values in recorded.items():  # bert.encoder.layer.<layer>. ... .<submodule>.gate, layers in order
-        means.setdefault(name.split(".")[-2], []).append(torch.cat(values).mean().item())
+    for name, values in recorded.items():  # bert.encoder.layer.<layer>.(attention.self.)<submodule>.gate, layers in order
+        submodule = name.split(".", 4)[-1].removeprefix("attention.self.").removesuffix(".gate")
+        means.setdefault(submodule, []).append(torch.cat(values).mean().item())
     return means
 
 

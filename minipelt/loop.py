@@ -96,6 +96,7 @@ def train(model, rows, recipe, validate, state=None, on_epoch=lambda report, sta
             for indices in training_batches(rows, recipe.batch_size, seed=recipe.seed * 1000 + epoch):
                 inputs, labels, weight, dropout = share(*collate(rows, indices, device))  # all of the batch, where one process trains
                 with dropout: loss = weight * loss_function(model(*inputs), labels)
+                if model.penalty: loss = loss + weight * model.penalty()
                 loss.backward()
                 loss = sum_gradients(parameters.values(), loss)
                 torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)

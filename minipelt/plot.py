@@ -58,8 +58,10 @@ def metric_of(record):
 
 
 def trained_parameters(record):
-    """How many trained parameters a run keeps: all parts but the frozen base and the network that made the prefixes."""
-    return sum(count for part, count in record["parameters"].items() if part not in ("base", "prefix network"))
+    """How many trained parameters a run keeps, with its head."""
+    from minipelt.unipelt import kept_parameters
+
+    return kept_parameters(record["parameters"]) + record["parameters"]["head"]
 
 
 def run_names(folders):

@@ -60,10 +60,10 @@ def describe(task, logits):
 def draw_gates(means):
     """{submodule: [gate of each layer]} -> lines of text, a bar and a number for each gate."""
     if not means: return "(this method has no gates)"
-    layers = len(next(iter(means.values())))
-    lines = ["gate        " + "".join(f"{f'layer {i}':>9}" for i in range(layers))]
+    layers, width = len(next(iter(means.values()))), max(12, *(len(name) + 1 for name in means))
+    lines = [f"{'gate':<{width}}" + "".join(f"{f'layer {i}':>9}" for i in range(layers))]
     for name, values in means.items():
-        lines.append(f"{name:<12}" + "".join(f"{BARS[round(value * 8)]:>5}{value:4.2f}" for value in values))
+        lines.append(f"{name:<{width}}" + "".join(f"{BARS[round(value * 8)]:>5}{value:4.2f}" for value in values))
     return "\n".join(lines)
 
 

@@ -37,8 +37,19 @@ class PrefixTable(nn.Module):
     @torch.no_grad()
     def drop_network(self):
         """Keep what the network makes, as a trained tensor, and forget the network. The model's output stays the same."""
+        if self.network is None: return
         self.table = nn.Parameter(self().contiguous())
         self.network = None
+
+    def remains(self):
+        """What is saved: the vectors, not the network that makes them."""
+        return {"table": self().detach()}
+
+    @torch.no_grad()
+    def become(self, tensors):
+        """Be, from now on, what `remains` gave."""
+        self.drop_network()
+        self.table.copy_(tensors["table"])
 
 
 class Prefix(nn.Module):

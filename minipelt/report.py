@@ -20,7 +20,7 @@ from minipelt.checkpoint import load_json
 from minipelt.experiment import default_learning_rate
 from minipelt.glue import TASKS
 from minipelt.sweep import read_results
-from minipelt.unipelt import HYPERPARAMETERS, LETTERS, Method
+from minipelt.unipelt import HYPERPARAMETERS, Method, kept_parameters
 
 METHODS = ("ft", "head", "bitfit", "adapter", "prefix", "lora")  # first in every table, in the paper's order; unions follow
 PROTOCOL = ("model", "valid_rows", "max_length", "epochs", "patience", "batch_size")  # alike in all runs of a report
@@ -41,7 +41,7 @@ class Grid:
             run, results = record["run"], record["results"]
             cell = run["k"], label(run), run["task"]
             self.scores[cell][run["recipe"]["seed"]] = 100 * results["test"][TASKS[run["task"]].metrics[0]]
-            self.parameters[cell[1]] = sum(n for part, n in record["parameters"].items() if part not in ("base", "head", "prefix network"))
+            self.parameters[cell[1]] = kept_parameters(record["parameters"])
             for submodule, means in results["gates"].items(): self.gates[(*cell, submodule)].append(means)
         self.protocol = {name: self.only_value(name, place) for name in PROTOCOL}
         self.sizes = sorted({k for k, _, _ in self.scores}, key=lambda k: k or math.inf)
@@ -127,7 +127,8 @@ def table_2(grid):
     for k in grid.sizes:
         for method in grid.methods(k):
             name, *rest = method.split("-")
-            alone = [LETTERS[letter] for letter in name if letter in LETTERS] if name not in METHODS else []
+            parts = Method(name).parts
+            alone = parts if len(parts) > 1 else ()
             means = [[np.mean(list(v.values())) for part in alone if (v := grid.values(k, part, task))] for task in grid.tasks]
             if rest or not alone or not all(len(each) == len(alone) for each in means) or not grid.values(k, method, "avg"): continue
             bound = np.mean([max(each) for each in means])

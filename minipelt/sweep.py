@@ -14,13 +14,12 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from minipelt import InputError, run_command
 from minipelt.glue import TASKS, find_data, get_task, read_lines
 
-GRIDS = ("bottleneck", "prefix_length", "rank", "alpha", "lr")  # options that take a list; each value is a run of its own
 
 
 def make_parser():
@@ -33,7 +32,7 @@ def make_parser():
     grid.add_argument("--no-gate", action="store_true", help="run every union a second time, without gates")
     grid.add_argument("--k", nargs="+", default=["100"], metavar="K", help="training rows; all: the whole file, best score on dev (default: 100)")
     grid.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 1 to N (default: %(default)s)")
-    for name, kind in (("bottleneck", int), ("prefix-length", int), ("rank", int), ("alpha", float), ("lr", float)):
+    for name, kind in (("bottleneck", int), ("prefix-length", int), ("rank", int), ("alpha", float), ("top-layers", int), ("share", float), ("lr", float)):
         grid.add_argument(f"--{name}", nargs="+", type=kind, metavar="V", help="one run for each value, of the methods that it matters to")
 
     training = parser.add_argument_group("every run")
@@ -73,9 +72,9 @@ def parse_k(text):
 
 def methods(args):
     """Every Method of the grid, once: a value of --bottleneck, say, makes a method of its own only where there is an adapter."""
-    from minipelt.unipelt import Method
+    from minipelt.unipelt import HYPERPARAMETERS, Method
 
-    grids = {name: getattr(args, name) for name in GRIDS if name != "lr" and getattr(args, name)}
+    grids = {name: values for name in HYPERPARAMETERS if (values := getattr(args, name))}
     found = []
     for name in listed(args.methods):
         for gate in (True, False) if args.no_gate else (True,):
@@ -106,8 +105,8 @@ def grid(args):
 
 
 def settings(run):
-    """What makes a run, given as a dict, this run: all settings but where its data lies and what it computes on, as a string."""
-    return json.dumps({name: value for name, value in run.items() if name not in ("glue", "device")}, sort_keys=True)
+    """What makes a Run this run: all its settings but where its data lies and what it computes on."""
+    return replace(run, glue="", device="")
 
 
 def read_results(path):
@@ -235,7 +234,7 @@ def sweep(args):
     import torch
     from tqdm import tqdm
 
-    from minipelt.experiment import choose_device
+    from minipelt.experiment import Run, choose_device
     from minipelt.shared import Shared
 
     torch.set_num_threads(args.threads)
@@ -251,8 +250,8 @@ def sweep(args):
     if store:
         if rank == 0: store.set("ready", "1")
         store.wait(["ready"])
-    done = {settings(record["run"]) for record in read_results(path)}
-    left = [settings(asdict(run)) not in done for run in runs]
+    done = {settings(Run.from_dict(record["run"], path)) for record in read_results(path)}
+    left = [settings(run) not in done for run in runs]
     todo = sum(itertools.compress(costs, left))
 
     if args.dry_run:

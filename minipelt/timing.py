@@ -43,7 +43,7 @@ def measure(runs, repeats):
     from minipelt.experiment import choose_device, prepare
     from minipelt.loop import loss_function, make_optimizer
     from minipelt.shared import Shared
-    from minipelt.unipelt import count_parameters, trained_parameters
+    from minipelt.unipelt import count_parameters, kept_parameters, trained_parameters
 
     shared, device, models, training, inference = Shared(), choose_device(runs[0].device), {}, {}, {}
     for run in runs:
@@ -74,7 +74,7 @@ def measure(runs, repeats):
     first = runs[0].method
     return [
         {"method": method.name + "-nogate" * (not method.gate),
-         "parameters": sum(n for part, n in counts[method].items() if part not in ("base", "head", "prefix network")),
+         "parameters": kept_parameters(counts[method]),
          "training": trained[method] / trained[first], "inference": predicted[method] / predicted[first]}
         for method in models
     ], counts[first]["base"]

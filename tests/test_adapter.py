@@ -2,9 +2,10 @@
 
 import torch
 
-from minipelt.adapter import Adapter
-from minipelt.bert import BertLayer
+from minipelt.adapter import Adapter, HoulsbyAdapter
+from minipelt.bert import BertClassifier, BertLayer
 from minipelt.gate import Gate
+from minipelt.unipelt import Method, attach
 
 from conftest import TINY
 
@@ -55,3 +56,35 @@ def test_starts_as_the_identity_and_can_leave_it():
     assert torch.equal(y, torch.zeros_like(y))
     y.sum().backward()
     assert adapter.up.weight.grad.abs().max() > 0
+
+
+def test_houlsby_s_equation_and_start():
+    adapter = HoulsbyAdapter(32, 4)
+    x, mask = torch.randn(2, 5, 32), torch.ones(2, 5, dtype=torch.bool)
+    down, up = adapter.down, adapter.up
+    expected = torch.nn.functional.gelu(x @ down.weight.T + down.bias) @ up.weight.T + up.bias
+    assert torch.allclose(adapter(x, mask), expected, atol=1e-6)
+    for weight in (down.weight, up.weight): assert 0 < weight.abs().max() <= 0.02 and 0.004 < weight.std() < 0.014  # sigma 0.01, cut at 2 sigma
+    assert sum(p.numel() for p in adapter.parameters()) == 2 * 4 * 32 + 32 + 4
+
+
+def test_houlsby_s_adapters_sit_before_residual_and_layernorm(tiny, batch):
+    """The layer's output by hand, from its pieces."""
+    attach(BertClassifier(tiny, 2), Method("houlsby", bottleneck=4)).eval()
+    layer, (ids, mask, types) = tiny.encoder.layer[0], batch
+    h = tiny.embeddings(ids, types)
+    o = layer.attention.output.dense(layer.attention.self(h, mask.bool()))
+    a = layer.attention.output.LayerNorm(o + layer.attention.output.adapter(o, mask) + h)
+    f = layer.output.dense(layer.intermediate(a))
+    assert torch.allclose(layer(h, mask.bool()), layer.output.LayerNorm(f + layer.output.adapter(f, mask) + a), atol=1e-6)
+
+
+def test_parallel_reads_what_the_feed_forward_block_reads(tiny, batch):
+    attach(BertClassifier(tiny, 2), Method("parallel", bottleneck=4)).eval()
+    layer, (ids, mask, types) = tiny.encoder.layer[0], batch
+    torch.nn.init.normal_(layer.parallel.up.weight)
+    h = tiny.embeddings(ids, types)
+    a = layer.attention(h, mask.bool())
+    f = layer.output.dense(layer.intermediate(a))
+    down, up = layer.parallel.down, layer.parallel.up
+    assert torch.allclose(layer(h, mask.bool()), layer.output.LayerNorm(f + 4 * up(torch.relu(down(a))) + a), atol=1e-5)

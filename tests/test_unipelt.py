@@ -10,14 +10,15 @@ from minipelt import InputError
 from minipelt.batches import Rows
 from minipelt.bert import BertClassifier, BertConfig, BertModel
 from minipelt.loop import Recipe, train
-from minipelt.unipelt import Method, attach, canonical_name, count_parameters, trained_parameters
+from minipelt.unipelt import Method, attach, canonical_name, count_parameters, detach, trained_parameters
 
 COMBINATIONS = ["".join(letters) for n in range(1, 5) for letters in itertools.combinations("aplb", n)]
-METHODS = ["ft", "head", *COMBINATIONS]
+OTHERS = ["houlsby", "parallel", "ia3", "layernorm", "top", "prompt", "diff", "side", "houlsby+p+l", "parallel+p", "ia3+a+b", "prompt+houlsby", "layernorm+side"]
+METHODS = ["ft", "head", *COMBINATIONS, *OTHERS]
 
 
 def build(bert, name, **settings):
-    return attach(BertClassifier(bert, 2), Method(name, bottleneck=4, prefix_length=5, prefix_hidden=6, rank=2, **settings)).eval()
+    return attach(BertClassifier(bert, 2), Method(name, bottleneck=16, prefix_length=5, prefix_hidden=6, rank=2, **settings)).eval()
 
 
 def disturb(model):
@@ -29,24 +30,25 @@ def disturb(model):
 # ---- names
 
 
-@pytest.mark.parametrize("name, canonical", [("apl", "apl"), ("lpa", "apl"), ("bp", "pb"), ("a", "adapter"), ("lora", "lora"), ("ft", "ft"), ("head", "head")])
+@pytest.mark.parametrize("name, canonical", [("apl", "apl"), ("lpa", "apl"), ("bp", "pb"), ("a", "adapter"), ("lora", "lora"), ("ft", "ft"), ("head", "head"),
+                                             ("houlsby", "houlsby"), ("l+houlsby", "lora+houlsby"), ("houlsby+pl", "prefix+lora+houlsby"), ("a+l", "al"), ("adapter+prefix", "ap")])
 def test_canonical_names(name, canonical):
     assert canonical_name(name) == canonical
 
 
-@pytest.mark.parametrize("name", ["", "x", "apx", "aa", "full", "adapters", "ft+a"])
+@pytest.mark.parametrize("name", ["", "x", "apx", "aa", "full", "adapters", "ft+a", "a+", "+", "houlsby+houlsby", "apl+l", "head+ft"])
 def test_unknown_methods_are_refused(name):
     with pytest.raises(InputError, match="unknown method"): Method(name)
 
 
-@pytest.mark.parametrize("settings", [{"bottleneck": 0}, {"rank": -1}, {"alpha": 0.0}, {"prefix_length": 0}])
+@pytest.mark.parametrize("settings", [{"bottleneck": 0}, {"rank": -1}, {"alpha": 0.0}, {"prefix_length": 0}, {"top_layers": -1}, {"share": 0.0}])
 def test_hyperparameters_are_positive(settings):
     with pytest.raises(InputError, match="above 0"): Method("apl", **settings)
 
 
 def test_gates_are_on_from_two_submodules():
     gated = {name for name in METHODS if Method(name).gated}
-    assert gated == {"ap", "al", "pl", "apl", "apb", "alb", "plb", "aplb"}
+    assert gated == {"ap", "al", "pl", "apl", "apb", "alb", "plb", "aplb", "houlsby+p+l", "parallel+p"}
     assert not Method("apl", gate=False).gated
 
 
@@ -70,12 +72,43 @@ def test_counts_on_bert_base_are_the_papers(name):
     assert counts == BASE_COUNTS[name]
 
 
+@pytest.mark.parametrize("name, settings, counts", [
+    ("houlsby", {"bottleneck": 64}, {"houlsby": 12 * 2 * (2 * 64 * 768 + 768 + 64), "layernorm": 25 * 2 * 768}),  # 2 m d + d + m each
+    ("houlsby", {"bottleneck": 8}, {"houlsby": 12 * 2 * (2 * 8 * 768 + 768 + 8), "layernorm": 25 * 2 * 768}),
+    ("parallel", {}, {"parallel": 894_528}), ("layernorm", {}, {"layernorm": 38_400}), ("ia3", {}, {"ia3": 12 * 6 * 768}), ("prompt", {}, {"prompt": 7_680}),
+    ("top", {"top_layers": 0}, {}), ("top", {"top_layers": 2}, {"top": 2 * 7_087_872 + 590_592}), ("top", {"top_layers": 12}, {"top": 12 * 7_087_872 + 590_592}),
+    ("diff", {"share": 0.005}, {"diff": 424_656, "diff network": 2 * 84_934_656}),
+])
+def test_counts_of_the_other_methods_on_bert_base(name, settings, counts):
+    with torch.device("meta"): model = attach(BertClassifier(BertModel(BertConfig()), 2), Method(name, **settings))
+    found = count_parameters(model)
+    assert (found.pop("head"), found.pop("base")) == (2 * 768 + 2, 109_482_240) and found == counts
+
+
+def test_top_layers_has_a_bound(tiny):
+    with pytest.raises(InputError, match="top_layers is 4; this encoder has 3 layers"): build(tiny, "top", top_layers=4)
+
+
+def test_no_top_layer_is_the_head_alone(tiny):
+    assert set(trained_parameters(build(tiny, "top", top_layers=0))) == set(trained_parameters(build(tiny, "head")))
+
+
+def test_detach_empties_every_slot(tiny, batch):
+    plain, names = tiny(*batch).pooled, list(dict(tiny.named_modules()))
+    for name in METHODS:
+        if Method(name).trains_base: continue
+        disturb(build(tiny, name))
+        detach(tiny)
+        assert torch.equal(tiny(*batch).pooled, plain) and list(dict(tiny.named_modules())) == names, name
+
+
 def test_counts_add_up_to_what_trains(tiny):
     for name in METHODS:
         counts = count_parameters(model := build(copy.deepcopy(tiny), name))
         trained = sum(p.numel() for p in trained_parameters(model).values())
         shown = sum(count for part, count in counts.items() if part != "base")
         if "prefix network" in counts: shown -= counts["prefix"]
+        if "diff network" in counts: shown -= counts["diff"]
         assert shown == trained, name
 
 
@@ -86,13 +119,20 @@ def test_counts_add_up_to_what_trains(tiny):
 def test_exactly_the_intended_parameters_get_gradients(tiny, batch, name):
     model = build(tiny, name)
     disturb(model)
-    model(*batch).square().sum().backward()
-    letters = Method(name).letters
+    if name == "diff": model.train()  # out of training the difference is a constant
+    loss = model(*batch).square().sum() + (model.penalty() if model.penalty else 0)
+    loss.backward()
+    parts = Method(name).parts
     for parameter_name, parameter in model.named_parameters():
         intended = (
             name == "ft" or parameter_name.startswith("classifier.") or ".gate." in parameter_name
-            or ("a" in letters and ".adapter." in parameter_name) or ("l" in letters and ".lora_" in parameter_name)
-            or ("p" in letters and parameter_name.startswith("bert.prefix.")) or ("b" in letters and parameter_name.endswith(".bias"))
+            or ("adapter" in parts and ".adapter." in parameter_name) or ("lora" in parts and ".lora_" in parameter_name)
+            or ("prefix" in parts and parameter_name.startswith("bert.prefix."))
+            or ("bitfit" in parts and parameter_name.endswith(".bias") and not parameter_name.startswith("side."))
+            or ("houlsby" in parts and ".output.adapter." in parameter_name) or ("parallel" in parts and ".parallel." in parameter_name)
+            or ({"houlsby", "layernorm"} & set(parts) and ".LayerNorm." in parameter_name) or ("ia3" in parts and ".ia3" in parameter_name)
+            or ("top" in parts and parameter_name.startswith(("bert.encoder.layer.2.", "bert.pooler."))) or ("prompt" in parts and "bert.prompt." in parameter_name)
+            or ("diff" in parts and parameter_name.endswith((".delta", ".a"))) or ("side" in parts and parameter_name.startswith("side."))
         )
         assert (parameter.grad is not None) == intended, parameter_name
         if intended and not parameter_name.endswith("key.bias"):  # softmax ignores what is added to every key's score alike
@@ -101,12 +141,14 @@ def test_exactly_the_intended_parameters_get_gradients(tiny, batch, name):
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "ft"])
 def test_training_leaves_the_base_as_it_was_to_the_bit(tiny, batch, name):
-    before = copy.deepcopy(tiny.state_dict())
+    before, parts = copy.deepcopy(tiny.state_dict()), Method(name).parts
     rows = Rows(batch[0].tolist(), batch[2].tolist(), torch.tensor([0, 1, 0]))
     train(build(tiny, name), rows, Recipe(0.1, epochs=3), lambda model: 0.0)
-    after = tiny.state_dict()
+    after = {key.replace(".parametrizations.weight.original", ".weight"): value for key, value in tiny.state_dict().items()}
     for key, value in before.items():
-        if "b" in Method(name).letters and key.endswith(".bias"): continue
+        if "bitfit" in parts and key.endswith(".bias"): continue
+        if {"houlsby", "layernorm"} & set(parts) and ".LayerNorm." in key: continue
+        if "top" in parts and key.startswith(("encoder.layer.2.", "pooler.")): continue
         assert torch.equal(after[key], value), key
 
 
@@ -137,7 +179,9 @@ def test_padding_does_not_change_the_prediction(tiny, name):
 def test_at_the_start_the_model_is_plain_bert_where_the_method_allows(tiny, batch, name):
     plain = tiny(*batch).pooled
     started = build(tiny, name).bert(*batch).pooled
-    if "p" in Method(name).letters: assert not torch.allclose(started, plain, atol=1e-4)  # keys to attend to appear
+    parts = Method(name).parts
+    if "houlsby" in parts and not {"prefix", "prompt"} & set(parts): assert torch.allclose(started, plain, atol=2e-2) and not torch.equal(started, plain)
+    elif {"prefix", "prompt"} & set(parts): assert not torch.allclose(started, plain, atol=1e-4)  # vectors to attend to appear
     else: assert torch.equal(started, plain)
 
 

@@ -326,7 +326,7 @@ def parameters(records):
     shown = [record for record in records if record["run"]["task"] == "sst2"]
     found = {}  # {method: [(parameters, accuracy) of each run]}
     for record in shown:
-        count = sum(n for part, n in record["parameters"].items() if part not in ("base", "prefix network"))
+        count = sum(n for part, n in record["parameters"].items() if part not in ("base", "prefix network", "diff network"))
         found.setdefault(method_label(record), []).append((count, 100 * record["results"]["test"]["accuracy"]))
     counts, scores = zip(*(run for runs in found.values() for run in runs)) if found else ([1000, 1000000], [50, 100])
     low, high = math.floor(2 * math.log10(min(counts)) - 0.2) / 2, math.ceil(2 * math.log10(max(counts)) + 0.2) / 2
