@@ -131,9 +131,9 @@ def attach(model, method):
 
     with bert.pooler.dense.weight.device:
         if "diff" in parts: model.penalty = Penalty(differentiate(bert, method.share))
-        if "prefix" in parts: bert.prefix = PrefixTable(N, D, method.prefix_length, method.prefix_hidden)
         if "prompt" in parts: bert.prompt = Prompt(bert.embeddings, method.prefix_length)
         if "side" in parts: model.side = SideNetwork(bert.config, method.bottleneck)
+        if "prefix" in parts: bert.prefix = PrefixTable(N, D, method.prefix_length, method.prefix_hidden)
         for layer in bert.encoder.layer:
             attention = layer.attention.self
             if "adapter" in parts: layer.adapter = Adapter(D, method.bottleneck, gate())
@@ -164,7 +164,7 @@ def detach(bert):
 
 
 def trained_parameters(model):
-    """{name: parameter} of all that trains: what an optimiser gets."""
+    """{name: parameter} of all that trains: what an optimiser gets, and what a run saves."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
