@@ -3,6 +3,7 @@
     python train.py --task sst2 --method apl
     python train.py --task mrpc --method lora --k 500 --seed 3
     python train.py --eval runs/sst2-apl-seed1
+    python train.py --train my.tsv --dev my-dev.tsv --text-column text --label-column label
 """
 
 import argparse
@@ -57,9 +58,19 @@ def make_parser():
     data.add_argument("--valid-rows", type=int, default=1000, metavar="N", help="with --k: rows to pick the best epoch (default: %(default)s)")
     data.add_argument("--max-length", type=int, default=128, metavar="N", help="tokens kept of a row (default: %(default)s)")
 
+    own = parser.add_argument_group("your own data, in place of --task")
+    own.add_argument("--train", metavar="FILE", help="training rows: .tsv, .csv or .jsonl")
+    own.add_argument("--dev", metavar="FILE", help="rows to pick the best epoch")
+    own.add_argument("--test", metavar="FILE", help="rows to test on (default: those of --dev)")
+    own.add_argument("--text-column", default="text", metavar="NAME", help="by the header's name or, without a header, by number from 1 (default: %(default)s)")
+    own.add_argument("--text-b-column", metavar="NAME", help="the second text of a pair")
+    own.add_argument("--label-column", default="label", metavar="NAME", help="class or score (default: %(default)s)")
+    own.add_argument("--regression", action="store_true", help="labels are numbers to be predicted, not classes")
+    own.add_argument("--skip-bad-rows", action="store_true", help="count and report rows that cannot be read, and go on without them")
+
     method = parser.add_argument_group("method")
     method.add_argument("--no-gate", action="store_true", help="join submodules without gates (the paper's NoGate)")
-    method.add_argument("--bottleneck", type=int, default=48, metavar="M", help="width of adapters and of the side network (default: %(default)s)")
+    method.add_argument("--bottleneck", type=int, default=48, metavar="M", help="width of adapters and side network (default: %(default)s)")
     method.add_argument("--prefix-length", type=int, default=10, metavar="P", help="vectors in a prefix or prompt (default: %(default)s)")
     method.add_argument("--rank", type=int, default=8, metavar="R", help="rank of LoRA (default: %(default)s)")
     method.add_argument("--alpha", type=float, default=16, metavar="A", help="LoRA's scale is alpha / rank if not gated (default: %(default)g)")
@@ -86,11 +97,21 @@ def settings(args):
 
     method = Method(args.method, not args.no_gate, **{name: getattr(args, name) for name in HYPERPARAMETERS})
     recipe = Recipe(default_learning_rate(method) if args.lr is None else args.lr, args.batch_size, args.epochs, args.patience, seed=args.seed)
-    task = get_task(args.task)
-    # Folders are kept as full paths, so that the run can be scored from anywhere.
+    data = own_data(args) if args.train else None
+    name = Path(args.train).stem if data else get_task(args.task).name
+    # Folders and files are kept as full paths, so that the run can be scored from anywhere.
     model, glue = (str(Path(name).resolve()) if Path(name).is_dir() and name != "miniglue" else name
-                   for name in (args.model or DEFAULT_MODEL, args.glue or find_data([task])))
-    return Run(task.name, method, recipe, model, glue, args.k, args.valid_rows, args.max_length, args.device or "auto")
+                   for name in (args.model or DEFAULT_MODEL, "" if data else args.glue or find_data([get_task(args.task)])))
+    return Run(name, method, recipe, model, glue, args.k, args.valid_rows, args.max_length, args.device or "auto", data)
+
+
+def own_data(args):
+    """Command line -> owndata.Data."""
+    from minipelt.owndata import Data
+
+    if not args.dev: raise InputError("--train without --dev: expected a file with rows to pick the best epoch")
+    files = [str(Path(file).resolve()) if file else None for file in (args.train, args.dev, args.test)]
+    return Data(*files, args.text_column, args.text_b_column, args.label_column, args.regression, args.skip_bad_rows).found()
 
 
 def changes(args):
@@ -101,10 +122,10 @@ def changes(args):
 def evaluate(args):
     """--eval: the test score of a run folder, computed again."""
     from minipelt.batches import encode
-    from minipelt.experiment import load_run, load_splits, test
+    from minipelt.experiment import load_run, test
 
     run, recorded, model, tokenizer = load_run(args.eval, **changes(args))
-    scores = test(model, get_task(run.task), encode(load_splits(run)["test"], tokenizer, run.max_length))["test"]
+    scores = test(model, run.spec, encode(run.read(run.test_split), tokenizer, run.max_length))["test"]
     print(f"{args.eval}: {run.method.name} on {run.task}")
     for metric, value in scores.items():
         before = f"(recorded: {recorded['test'][metric]!r})" if recorded else "(the run did not finish; this is its best epoch)"
@@ -120,7 +141,8 @@ def result_table(record):
     lines = [f"{'':<14}{'validation':>12}{'test':>12}"]
     for metric, value in results["test"].items():
         lines.append(f"{metric:<14}{100 * results['validation'][metric]:>12.2f}{100 * value:>12.2f}")
-    if run["k"] is None: lines.append("(no --k: validation and test are both the dev set, as in the paper's full-data protocol)")
+    if run["data"] and not run["data"]["test"]: lines.append("(no --test: validation and test are both the dev set)")
+    elif run["k"] is None and not run["data"]: lines.append("(no --k: validation and test are both the dev set, as in the paper's full-data protocol)")
     lines.append(f"best epoch {results['best_epoch']} of {results['epochs']}; {results['total_seconds']:.0f} s in all, "
                  f"{results['train_seconds']:.0f} s of it training; {kept_parameters(counts) + counts['head']:,} trained parameters kept")
     if results["gates"]:
@@ -181,7 +203,9 @@ def main(argv=None):
     """The command line. Returns the exit code."""
     parser = make_parser()
     args = parser.parse_args(argv)
-    if not (args.eval or args.task or args.resume): parser.error("--task is needed: one of " + ", ".join(TASKS))
+    if not (args.eval or args.task or args.resume or args.train):
+        parser.error(f"--task is needed, one of {', '.join(TASKS)}; or --train and --dev with your own files")
+    if args.task and args.train: parser.error("--task and --train: expected one of them")
     return run_command(lambda: evaluate(args) if args.eval else train(args), interrupted="interrupted: nothing was trained yet")
 
 

@@ -26,6 +26,7 @@ from minipelt.checkpoint import load_json, load_tensors, load_trained, save_json
 from minipelt.gate import mean_gates, record_gates
 from minipelt.glue import MINIGLUE, get_task, read
 from minipelt.loop import Recipe, predict, train
+from minipelt.owndata import Data
 from minipelt.parallel import add_up, rank_and_size
 from minipelt.shared import Shared
 from minipelt.unipelt import HYPERPARAMETERS, Method, attach, count_parameters
@@ -48,23 +49,12 @@ class Run:
     valid_rows: int = 1000  # with k: rows that pick the best epoch
     max_length: int = 128  # tokens
     device: str = "auto"
+    data: Data | None = None  # files of the user's own in place of GLUE's; `task` is then only a name
 
     def __post_init__(self):
-        get_task(self.task)
+        if self.data is None: get_task(self.task)
         for name, value, least in (("k", self.k, 1), ("valid_rows", self.valid_rows, 1), ("max_length", self.max_length, 8)):
             if value is not None and value < least: raise InputError(f"{name} is {value}; expected at least {least}")
-
-    @property
-    def name(self):
-        """The run in one word: sst2-apl-k500-seed1; settings of the method that are not the default are in it."""
-        changed = [f"{field}{value:g}" for field in HYPERPARAMETERS if (value := getattr(self.method, field)) != getattr(Method, field)]
-        if self.recipe.learning_rate != default_learning_rate(self.method): changed.append(f"lr{self.recipe.learning_rate:g}")
-        parts = [self.task, self.method.name, *["nogate"] * (not self.method.gate), *changed, *[f"k{self.k}"] * (self.k is not None)]
-        return "-".join([*parts, f"seed{self.recipe.seed}"]).replace("_", "")
-
-    def read(self, split):
-        """The Examples of train, dev or test, as the files have them."""
-        return read(get_task(self.task), split, MINIGLUE if self.glue == "miniglue" else self.glue)
 
     @classmethod
     def load(cls, folder, **changes):
@@ -78,7 +68,8 @@ class Run:
         """The settings as `dataclasses.asdict` gave them, with `changes`. Raises InputError, naming the place, if they are none."""
         try:
             values = values | changes
-            return cls(**values | {"method": Method(**values["method"]), "recipe": Recipe(**values["recipe"])})
+            data = Data(**values["data"]) if values.get("data") else None
+            return cls(**values | {"method": Method(**values["method"]), "recipe": Recipe(**values["recipe"]), "data": data})
         except (KeyError, TypeError) as error:
             raise InputError(f"{place}: not the settings of a run ({error!r}); expected a file that train.py or a sweep wrote") from None
 
@@ -90,19 +81,19 @@ class Run:
         parts = [self.task, self.method.name, *["nogate"] * (not self.method.gate), *changed, *[f"k{self.k}"] * (self.k is not None)]
         return "-".join([*parts, f"seed{self.recipe.seed}"]).replace("_", "")
 
-    def read(self, split):
-        """The Examples of train, dev or test, as the files have them."""
-        return read(get_task(self.task), split, MINIGLUE if self.glue == "miniglue" else self.glue)
+    @property
+    def spec(self):
+        """The Task: columns, labels, metrics."""
+        return self.data.spec(self.task) if self.data else get_task(self.task)
 
-    @classmethod
-    def load(cls, folder, **changes):
-        """The settings in a run folder's run.json, with `changes`. Raises InputError if it holds none."""
-        record = load_json(Path(folder) / "run.json")
-        try:
-            values = record["run"] | changes
-            return cls(**values | {"method": Method(**values["method"]), "recipe": Recipe(**values["recipe"])})
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{folder}/run.json: not the settings of a run ({error!r}); expected a file that train.py wrote") from None
+    def read(self, split):
+        """The Examples of train, dev or, where the user has one, test, as the files have them."""
+        return self.data.read(split) if self.data else read(self.spec, split, MINIGLUE if self.glue == "miniglue" else self.glue)
+
+    @property
+    def test_split(self):
+        """Which split the test score is of."""
+        return "test" if self.data and self.data.test else "dev"
 
 
 def default_learning_rate(method):
@@ -129,7 +120,7 @@ def choose_device(name):
 
 def count_rows(run, size):
     """How many of the `size` rows of a training file are for ("train", "validation"); None: the dev set is for validation."""
-    if run.k is None: return size, None
+    if run.k is None or run.data: return min(run.k or size, size), None
     if run.k >= size:
         raise InputError(f"{run.task} has {size} training rows in {run.glue}: --k {run.k} leaves none for validation; expected at most {size - 1}")
     return run.k, min(run.valid_rows, size - run.k)
@@ -137,18 +128,19 @@ def count_rows(run, size):
 
 def choose_rows(run, size):
     """Row numbers of ("train", "validation") among the `size` rows of a training file; None: the dev set is for validation."""
-    count_rows(run, size)
+    train, validation = count_rows(run, size)
     order = list(range(size))
     if run.k is None: return order, None
     random.Random(run.recipe.seed).shuffle(order)
-    return order[: run.k], order[run.k : run.k + run.valid_rows]
+    return order[:train], None if validation is None else order[train : train + validation]
 
 
 def load_splits(run):
     """{"train", "validation", "test"} of a run, as lists of Examples."""
     rows, dev = run.read("train"), run.read("dev")
     train, validation = choose_rows(run, len(rows))
-    return {"train": [rows[i] for i in train], "validation": dev if validation is None else [rows[i] for i in validation], "test": dev}
+    test = dev if run.test_split == "dev" else run.read("test")
+    return {"train": [rows[i] for i in train], "validation": dev if validation is None else [rows[i] for i in validation], "test": test}
 
 
 def build(run, device, shared):
@@ -159,7 +151,7 @@ def build(run, device, shared):
     if run.method.trains_base: bert = copy.deepcopy(bert)
     torch.manual_seed(run.recipe.seed)
     if bert.pooler_is_new: initialise(bert.pooler, bert.config)  # here, so that it follows the seed
-    return attach(BertClassifier(bert, get_task(run.task).num_outputs).to(device), run.method), tokenizer
+    return attach(BertClassifier(bert, run.spec.num_outputs).to(device), run.method), tokenizer
 
 
 def score(task, logits, labels):
@@ -183,11 +175,12 @@ def prepare(run, shared=None):
     """
     shared = shared or Shared()
     model, tokenizer = build(run, choose_device(run.device), shared)
-    train_set, dev = shared.split(run, "train", tokenizer), shared.split(run, "dev", tokenizer)
+    train_set, dev, test_set = (shared.split(run, name, tokenizer) for name in ("train", "dev", run.test_split))
     train_rows, validation_rows = choose_rows(run, len(train_set))
-    rows = {"train": train_set.rows(train_rows), "test": dev.rows(range(len(dev)))}
-    rows["validation"] = rows["test"] if validation_rows is None else train_set.rows(validation_rows)
-    if not get_task(run.task).labels:  # regression starts at the mean score: only differences are left to learn
+    rows = {"train": train_set.rows(train_rows), "test": test_set.rows(range(len(test_set)))}
+    if validation_rows is not None: rows["validation"] = train_set.rows(validation_rows)
+    else: rows["validation"] = rows["test"] if dev is test_set else dev.rows(range(len(dev)))
+    if not run.spec.labels:  # regression starts at the mean score: only differences are left to learn
         torch.nn.init.constant_(model.classifier.bias, rows["train"].labels.mean().item())
     return Prepared(run, model, rows)
 
@@ -212,7 +205,7 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
     """
     folder = Path(folder)
     run, model, rows = prepared
-    task, counts = get_task(run.task), count_parameters(model)
+    task, counts = run.spec, count_parameters(model)
     say(", ".join(f"{name} {len(rows[name]):,} rows" for name in ("train", "validation", "test")) + f"; {task.metrics[0]}; {model.classifier.weight.device}")
     say(parameter_table(counts))
 

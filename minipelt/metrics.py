@@ -17,6 +17,12 @@ def f1(predictions, labels):
     return ratio(2 * tp, 2 * tp + fp + fn)
 
 
+def macro_f1(predictions, labels):
+    """The mean of every class's F1, over the classes that occur on either side."""
+    p, y = np.asarray(predictions), np.asarray(labels)
+    return float(np.mean([f1(p == c, y == c) for c in np.union1d(p, y)]))
+
+
 def matthews(predictions, labels):
     """Matthews correlation: (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)); 0 if all predictions are one class."""
     tp, fp, fn, tn = confusion(predictions, labels)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from minipelt import InputError, run_command
-from minipelt.glue import get_task, read_lines
+from minipelt.glue import read_lines
 
 
 def make_parser():
@@ -54,7 +54,9 @@ def read_reports(folder):
 
 def metric_of(record):
     """The name of the metric that a run's task is scored by."""
-    return get_task(record["run"]["task"]).metrics[0]
+    from minipelt.experiment import Run
+
+    return Run.from_dict(record["run"], "run.json").spec.metrics[0]
 
 
 def trained_parameters(record):

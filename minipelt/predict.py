@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from minipelt import InputError, run_command
-from minipelt.glue import Example, get_task, read, read_lines
+from minipelt.glue import Example, read, read_lines
 
 # What GLUE's server calls each submission, and the test file that it answers.
 SUBMISSIONS = {
@@ -73,7 +73,7 @@ def answer(examples, model, tokenizer, run, gates):
     from minipelt.gate import mean_gates, record_gates
     from minipelt.loop import predict
 
-    task = get_task(run.task)
+    task = run.spec
     for example in examples:
         with record_gates(model) as recorded:
             logits = predict(model, encode([example], tokenizer, run.max_length))[0]
@@ -93,7 +93,8 @@ def write_submissions(model, tokenizer, run, glue, out):
     from minipelt.batches import encode
     from minipelt.loop import predict
 
-    task = get_task(run.task)
+    task = run.spec
+    if task.name not in SUBMISSIONS: raise InputError(f"--glue-test: {task.name} is no GLUE task; --input predicts a file")
     examples = {name: read(task, split, glue) for name, split in SUBMISSIONS[task.name].items()}
     Path(out).mkdir(parents=True, exist_ok=True)
     for name, rows in examples.items():
@@ -112,7 +113,7 @@ def run(args):
     from minipelt.experiment import load_run
 
     run, _, model, tokenizer = load_run(args.run, **({"device": args.device} if args.device else {}))
-    task = get_task(run.task)
+    task = run.spec
     if args.glue_test: return write_submissions(model, tokenizer, run, args.glue, args.out)
     if args.text is not None:
         examples = [parse_line("\t".join(text for text in (args.text, args.text_b) if text is not None), task, "--text")]

@@ -49,6 +49,6 @@ class Shared:
 
     def split(self, run, name, tokenizer):
         """The Split `name` (train or dev) of a run's task."""
-        key = run.task, name, run.glue, run.model, run.max_length
+        key = run.task, run.data, name, run.glue, run.model, run.max_length
         if key not in self.splits: self.splits[key] = Split(run.read(name), tokenizer, run.max_length)
         return self.splits[key]

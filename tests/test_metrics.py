@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minipelt.metrics import accuracy, f1, matthews, pearson, ranks, spearman
+from minipelt.metrics import accuracy, f1, macro_f1, matthews, pearson, ranks, spearman
 
 PREDICTIONS = [1, 1, 1, 0, 0, 0, 0, 1]
 LABELS = [1, 1, 0, 0, 0, 1, 0, 1]  # TP 3, FP 1, FN 1, TN 3
@@ -15,6 +15,12 @@ def test_worked_by_hand():
     assert matthews(PREDICTIONS, LABELS) == pytest.approx((3 * 3 - 1 * 1) / np.sqrt(4 * 4 * 4 * 4))
     assert pearson([1, 2, 3], [1, 3, 2]) == pytest.approx(0.5)
     assert spearman([10, 200, 3000], [1, 3, 2]) == pytest.approx(0.5)
+
+
+def test_macro_f1_by_hand():
+    assert macro_f1(PREDICTIONS, LABELS) == pytest.approx(0.75)
+    assert macro_f1([0, 1, 2, 2], [0, 2, 2, 1]) == pytest.approx((1 + 0 + 0.5) / 3)
+    assert macro_f1([0, 0, 0], [0, 0, 2]) == pytest.approx((0.8 + 0) / 2)
 
 
 def test_ties_share_their_mean_rank():

@@ -1,0 +1,167 @@
+"""Your own data: TSV, CSV or JSON-lines files with one or two text columns and a label or a score.
+
+    python train.py --train reviews.tsv --dev reviews-dev.tsv --text-column text --label-column stars
+
+Columns are named as the header line names them, or numbered from 1 for a file without a header. In a TSV file, as in GLUE, a quote is a
+character like any other; in a CSV file it quotes. The classes are the labels that the training file holds.
+"""
+
+import csv
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from minipelt import InputError
+from minipelt.glue import Example, Task
+
+FORMATS = (".tsv", ".csv", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Files and their columns; with the classes, once `found` has read them."""
+
+    train: str
+    dev: str
+    test: str | None = None  # without it, the test score is that of dev
+    text: str = "text"  # columns: names, or numbers from 1
+    text_b: str | None = None
+    label: str = "label"
+    regression: bool = False
+    skip_bad_rows: bool = False
+    labels: tuple = ()  # the classes by number, as the files write them
+
+    def __post_init__(self):
+        object.__setattr__(self, "labels", tuple(self.labels))  # JSON has lists
+        columns = [column for column in (self.text, self.text_b, self.label) if column is not None]
+        if len({column.isdigit() for column in columns}) > 1 or "0" in columns:
+            raise InputError(f"columns {', '.join(columns)}: expected names, or for a file without a header numbers from 1, not both")
+
+    def spec(self, name):
+        """The Task that this data is."""
+        columns = (self.text,) if self.text_b is None else (self.text, self.text_b)
+        metrics = ("accuracy", "macro_f1") if self.labels else ("spearman", "pearson")
+        return Task(name, "", columns, self.label, self.labels, self.labels, metrics, "", "")
+
+    def found(self):
+        """This Data with the labels that the training file holds. Raises InputError if there are fewer than two."""
+        if self.regression: return self
+        labels = {label for _, _, label in read_rows(self, self.train)}
+        if len(labels) < 2: raise InputError(f"{self.train}: column {self.label!r}: every row has the label {labels.pop()!r}; expected at least two labels")
+        numeric = all(label.lstrip("-").isdigit() for label in labels)
+        return replace(self, labels=tuple(sorted(labels, key=int if numeric else str)))
+
+    def read(self, split):
+        """The Examples of `split` (train, dev or test). Raises InputError with file and line for a bad row, unless those are skipped."""
+        path, examples, bad = getattr(self, split), [], []
+        for number, texts, label in read_rows(self, path, bad):
+            try:
+                examples.append(Example(*texts, *[None] * (2 - len(texts)), label=self.parse(label, f"{path}: line {number}")))
+            except InputError as error:
+                if not self.skip_bad_rows: raise
+                bad.append(error)
+        if bad: print(f"{path}: {len(bad)} bad rows skipped, {len(examples)} read; the first: {bad[0]}")
+        if not examples: raise InputError(f"{path}: no rows; expected at least one")
+        return examples
+
+    def parse(self, label, place):
+        """A label as the file writes it -> class number, or score."""
+        if not self.regression:
+            if label in self.labels: return self.labels.index(label)
+            raise InputError(f"{place}: label {label!r}; expected one of {', '.join(self.labels)}, as in {self.train}")
+        try:
+            score = float(label)
+        except ValueError:
+            score = math.nan
+        if math.isfinite(score): return score
+        raise InputError(f"{place}: {label!r}; expected a number, as --regression has it")
+
+
+def read_rows(data, path, bad=None):
+    """Yield (line number, [text] or [text, text_b], label) of a file.
+
+    A bad row raises InputError or, where such rows are to be skipped, goes to the list `bad`.
+    """
+    path = Path(path)
+    if path.suffix not in FORMATS: raise InputError(f"{path}: expected a file whose name ends in {', '.join(FORMATS)}")
+    columns = [column for column in (data.text, data.text_b, data.label) if column is not None]
+    where = width = None  # of the columns in a row, and its number of cells: what the first line tells
+    found = 0
+    for number, row in records(path):
+        place = f"{path}: line {number}"
+        try:
+            if isinstance(row, InputError): raise row
+            if path.suffix == ".jsonl": cells = pick(row, columns, place)
+            else:
+                if is_header := where is None and not data.text.isdigit(): where = places(row, columns, place)
+                elif where is None: where = numbered(row, columns, place)
+                width = width or len(row)
+                if len(row) != width: raise InputError(f"{place}: {len(row)} columns; expected {width}")
+                if is_header: continue
+                cells = [row[i] for i in where]
+        except InputError as error:
+            if not data.skip_bad_rows or (path.suffix != ".jsonl" and where is None): raise
+            if bad is not None: bad.append(error)
+            continue
+        found += 1
+        yield number, cells[:-1], cells[-1]
+    if not found: raise InputError(f"{path}: no rows; expected at least one")
+
+
+def places(header, columns, place):
+    """Where the columns are in a header."""
+    for column in columns:
+        if column not in header: raise InputError(f"{place}: no column {column!r}; expected it among {', '.join(header)}, or columns by number")
+    return [header.index(column) for column in columns]
+
+
+def numbered(row, columns, place):
+    """Where columns given by number are."""
+    for column in columns:
+        if int(column) > len(row): raise InputError(f"{place}: no column {column}; the line has {len(row)}")
+    return [int(column) - 1 for column in columns]
+
+
+def pick(row, columns, place):
+    """The columns of a JSON object, as strings."""
+    if not isinstance(row, dict): raise InputError(f"{place}: expected a JSON object")
+    for column in columns:
+        if not isinstance(row.get(column), (str, int, float)): raise InputError(f"{place}: no text or number {column!r}; expected it among {', '.join(row)}")
+    return [str(row[column]) for column in columns]
+
+
+def records(path):
+    """Yield (line number, cells, or an object for JSON lines, or the InputError that is wrong with the line)."""
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise InputError(f"{path}: {(error.strerror or 'cannot be read').lower().replace('no such file or directory', 'no such file')}") from None
+    while lines and not lines[-1].strip(): lines.pop()
+    wrong = []  # what the CSV reader's source found on its way to the next row
+
+    def decoded():
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield line.decode("utf-8").removesuffix("\r") + "\n"
+            except UnicodeDecodeError:
+                wrong.append((number, InputError(f"{path}: line {number}: not UTF-8")))
+                yield "\n"
+
+    if path.suffix == ".csv":
+        reader = csv.reader(decoded(), strict=True)
+        while True:
+            try:
+                row = next(reader)
+            except StopIteration: return
+            except csv.Error as error: yield reader.line_num, InputError(f"{path}: line {reader.line_num}: not valid CSV ({error})")
+            else:
+                if wrong: yield wrong.pop()
+                else: yield reader.line_num, row
+    for number, line in enumerate(decoded(), start=1):
+        if wrong: yield wrong.pop()
+        elif path.suffix == ".tsv": yield number, line.removesuffix("\n").split("\t")
+        else:
+            try:
+                yield number, json.loads(line)
+            except ValueError: yield number, InputError(f"{path}: line {number}: not valid JSON")
