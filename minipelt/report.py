@@ -11,13 +11,14 @@ import csv
 import math
 import sys
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from minipelt import InputError, paper, run_command
 from minipelt.checkpoint import load_json
-from minipelt.experiment import default_learning_rate
+from minipelt.experiment import Run, default_learning_rate
 from minipelt.glue import TASKS
 from minipelt.sweep import read_results
 from minipelt.unipelt import HYPERPARAMETERS, Method, kept_parameters
@@ -33,15 +34,16 @@ class Grid:
     """What a sweep measured. `scores` is {(K, method, task): {seed: score in percent}}."""
 
     def __init__(self, records, place):
+        records = [record | {"run": asdict(Run.from_dict(record["run"], place))} for record in records]  # settings newer than the file get their defaults
         self.records = [record for record in records if "results" in record]
         self.failed = [record for record in records if "error" in record]
         if not self.records: raise InputError(f"{place}: no finished run; expected lines that a sweep wrote")
-        self.scores, self.parameters, self.gates = defaultdict(dict), {}, defaultdict(list)
+        self.scores, self.parameters, self.heads, self.gates = defaultdict(dict), {}, {}, defaultdict(list)
         for record in self.records:
             run, results = record["run"], record["results"]
             cell = run["k"], label(run), run["task"]
             self.scores[cell][run["recipe"]["seed"]] = 100 * results["test"][TASKS[run["task"]].metrics[0]]
-            self.parameters[cell[1]] = kept_parameters(record["parameters"])
+            self.parameters[cell[1]], self.heads[cell[1]] = kept_parameters(record["parameters"]), record["parameters"]["head"]
             for submodule, means in results["gates"].items(): self.gates[(*cell, submodule)].append(means)
         self.protocol = {name: self.only_value(name, place) for name in PROTOCOL}
         self.sizes = sorted({k for k, _, _ in self.scores}, key=lambda k: k or math.inf)
@@ -171,6 +173,18 @@ def comparisons(grid, reference):
                 yield {"k": k or "all", "reference": reference, "method": method, "task": task, "difference": difference, "p": p, "seeds": n}
 
 
+def tradeoff(grid):
+    """Score against trained parameters, the adapter paper's Figure 3: a row a method and size, with the distance to fine-tuning."""
+    for k in grid.sizes:
+        tuned = grid.values(k, "ft", "avg")
+        for method in grid.methods(k):
+            if values := grid.values(k, method, "avg"):
+                mean, deviation = mean_and_deviation(values)
+                distance, p, _ = paired_t_test(values, tuned)
+                yield {"k": k or "all", "method": method, "parameters": grid.parameters[method] + grid.heads[method], "mean": mean, "deviation": deviation,
+                       "minus fine-tuning": distance, "p": p, "seeds": len(values)}
+
+
 def gate_table(grid):
     """Mean gates, over layers, examples and seeds."""
     for (k, method, task, submodule), means in grid.gates.items():
@@ -278,7 +292,12 @@ def report(grid, timing):
                   f"threads: medians of {timing['repeats']} turns after a warm-up; {timing['model']}, batches of {timing['batch_size']} rows of {timing['task']}.",
                   plain_table(tables["table4"])]
     if tables["gates"]: parts += ["## Mean gates", "Over layers, examples of the dev set and seeds.", gates_markdown(tables["gates"])]
-    for name, rows in swept(grid).items():
+    sizes = swept(grid)
+    if {"bottleneck", "top_layers"} & sizes.keys():
+        tables["tradeoff"] = list(tradeoff(grid))
+        parts += ["## Score against trained parameters", "Average over the tasks; the head's parameters are counted. p is of a paired t-test against fine-tuning.",
+                  "![Average score against trained parameters](tradeoff.svg)", plain_table(tables["tradeoff"])]
+    for name, rows in sizes.items():
         tables[name] = rows
         parts += [f"## {name.replace('_', ' ').capitalize()}", f"![Score against {name}]({name}.svg)", plain_table(rows)]
     return "\n\n".join(parts) + "\n", tables
@@ -318,6 +337,28 @@ def draw(name, rows, path):
     write(figure, path)
 
 
+def draw_tradeoff(rows, path):
+    """Mean score against trained parameters, a line a method, with a bar of one standard deviation; the grey line is fine-tuning."""
+    from matplotlib.figure import Figure
+
+    from minipelt.plot import write
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    lines = defaultdict(list)
+    for row in rows: lines[row["method"].split("-")[0], row["k"]].append(row)
+    for (name, k), points in lines.items():
+        points.sort(key=lambda row: row["parameters"])
+        if name == "ft": axes.axhline(points[0]["mean"], color="grey", linestyle=":", zorder=0)
+        axes.errorbar([row["parameters"] for row in points], [row["mean"] for row in points], [np.nan_to_num(row["deviation"]) for row in points],
+                      marker="o", capsize=3, label=f"{name}, K = {k}")
+    axes.set_xscale("log")
+    axes.set(xlabel="trained parameters, with the head", ylabel="average test score")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write(figure, path)
+
+
 def write_report(args):
     """Read, compute, write, and print the report."""
     folder, out = Path(args.results), Path(args.out or args.results)
@@ -335,9 +376,9 @@ def write_report(args):
                 writer.writeheader()
                 writer.writerows({key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()} for row in rows)
     except OSError as error: raise InputError(f"{out}: cannot be written ({error.strerror})") from None
-    figures = tables.keys() & {*HYPERPARAMETERS, "learning_rate"}
     try:
-        for name in figures: draw(name, tables[name], out / f"{name}.svg")
+        if "tradeoff" in tables: draw_tradeoff(tables["tradeoff"], out / "tradeoff.svg")
+        for name in tables.keys() & {*HYPERPARAMETERS, "learning_rate"}: draw(name, tables[name], out / f"{name}.svg")
     except ImportError:
         print('the figures need matplotlib; install it with: pip install -e ".[plot]"', file=sys.stderr)
     print(text)

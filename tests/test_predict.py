@@ -54,6 +54,15 @@ def test_pairs_files_and_standard_input_agree(run_folder, capsys, tmp_path, monk
     assert re.match(r"(not_)?entailment  \(entailment \d\.\d{3}  not_entailment \d\.\d{3}\)\tit rains\tit is wet\n", pair)
 
 
+def test_merging_changes_no_answer_and_leaves_plain_bert(run_folder, capsys, monkeypatch):
+    folder, gated = run_folder("sst2", "lora"), run_folder("sst2")
+    _, before, _ = go(capsys, folder, "--text", "a fine film")
+    monkeypatch.setattr("minipelt.lora.LoRA.forward", None)  # whoever still asks a LoRA fails
+    assert go(capsys, folder, "--text", "a fine film", "--merge")[1] == before
+    code, _, err = go(capsys, gated, "--text", "a fine film", "--merge")
+    assert code == 2 and "method apl has no ungated LoRA" in err
+
+
 def test_gates_are_shown_by_layer(run_folder, capsys):
     _, out, _ = go(capsys, run_folder("sst2"), "--text", "a fine film", "--gates")
     rows = [line.split()[0] for line in out.splitlines()[2:]]

@@ -12,7 +12,7 @@ from minipelt import InputError, paper
 from minipelt.experiment import Run, default_learning_rate
 from minipelt.glue import TASKS
 from minipelt.loop import Recipe
-from minipelt.report import Grid, comparisons, main, paired_t_test, ranked, swept, t_probability, table_1, table_2, table_3
+from minipelt.report import Grid, comparisons, main, paired_t_test, ranked, swept, t_probability, table_1, table_2, table_3, tradeoff
 from minipelt.unipelt import Method
 
 
@@ -20,7 +20,7 @@ def record(task, method, seed, score, k=100, **settings):
     method = Method(method, **settings)
     run = Run(task, method, Recipe(default_learning_rate(method), seed=seed), k=k)
     gates = {"adapter": [0.2, 0.6]} if method.gated else {}
-    return json.loads(json.dumps({"run": asdict(run), "parameters": {"lora": 7, "base": 100}, "results": {"test": {TASKS[task].metrics[0]: score}, "gates": gates}}))
+    return json.loads(json.dumps({"run": asdict(run), "parameters": {"lora": 7, "head": 2, "base": 100}, "results": {"test": {TASKS[task].metrics[0]: score}, "gates": gates}}))
 
 
 SCORES = {"adapter": [0.70, 0.72, 0.74], "prefix": [0.60, 0.60, 0.60], "ap": [0.80, 0.79, 0.84]}
@@ -86,6 +86,23 @@ def test_a_swept_hyperparameter_gets_a_table():
     records = [record("cola", "lora", seed, alpha / 100 + seed / 100, alpha=alpha) for alpha in (2.0, 16.0) for seed in (1, 2)]
     tables = swept(Grid(records, "here"))
     assert list(tables) == ["alpha"] and [(row["alpha"], row["mean"]) for row in tables["alpha"]] == [(2.0, pytest.approx(3.5)), (16.0, pytest.approx(17.5))]
+
+
+def test_score_against_trained_parameters(tmp_path):
+    records = [record("cola", "houlsby", seed, size / 100, bottleneck=size) for size in (8, 64) for seed in (1, 2)] + [record("cola", "ft", seed, 0.5) for seed in (1, 2)]
+    rows = {row["method"]: row for row in tradeoff(Grid(records, "here"))}
+    assert rows["houlsby-bottleneck64"]["minus fine-tuning"] == pytest.approx(14) and rows["ft"]["p"] == 1 and rows["ft"]["parameters"] == 9
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert main([str(tmp_path)]) == 0
+    assert "## Score against trained parameters" in (tmp_path / "report.md").read_text() and (tmp_path / "tradeoff.csv").is_file()
+
+
+def test_the_figures(tmp_path):
+    pytest.importorskip("matplotlib")
+    records = [record("cola", "houlsby", seed, size / 100, bottleneck=size) for size in (8, 64) for seed in (1, 2)]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    assert main([str(tmp_path)]) == 0
+    for name in ("tradeoff", "bottleneck"): assert "<svg" in (tmp_path / f"{name}.svg").read_text()
 
 
 def test_mixed_protocols_are_refused(grid):
