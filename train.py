@@ -7,6 +7,7 @@
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def evaluate(args):
     scores = test(model, run.spec, encode(run.read(run.test_split), tokenizer, run.max_length))["test"]
     print(f"{args.eval}: {run.method.name} on {run.task}")
     for metric, value in scores.items():
-        before = f"(recorded: {recorded['test'][metric]!r})" if recorded else "(the run did not finish; this is its best epoch)"
+        before = f"(recorded: {recorded['test'][metric]!r})" if recorded else "(nothing recorded: the run was stopped, or comes from elsewhere)"
         print(f"  test {metric:<10} {value!r} {before}")
     return 0
 
@@ -161,6 +162,7 @@ def train(args):
     from minipelt.experiment import Run, new_folder, prepare
     from minipelt.parallel import start
 
+    if int(os.environ.get("RANK", 0)): sys.stdout = open(os.devnull, "w")  # of torchrun's processes only the first speaks
     if args.resume:
         record = load_json(Path(args.resume) / "run.json")
         if "results" in record: raise InputError(f"{args.resume}: this run is finished; --eval {args.resume} scores it again")

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from minipelt import InputError
 from minipelt.batches import collate, evaluation_batches, training_batches
-from minipelt.parallel import share, sum_gradients
+from minipelt.parallel import HIDE_BARS, share, sum_gradients
 from minipelt.unipelt import trained_parameters
 
 
@@ -69,7 +69,7 @@ def predict(model, rows, rank=0, size=1):
     device = next(model.parameters()).device
     logits = torch.zeros(len(rows), model.classifier.out_features)
     batches = evaluation_batches(rows, 16 if device.type == "cpu" else 64)  # a CPU gains by little padding, a GPU by large matrices
-    for indices in tqdm(batches[rank::size], desc="scoring", unit="batch", disable=None, leave=False):
+    for indices in tqdm(batches[rank::size], desc="scoring", unit="batch", disable=HIDE_BARS, leave=False):
         logits[indices] = model(*collate(rows, indices, device)[0]).float().cpu()
     return logits
 
@@ -87,7 +87,7 @@ def train(model, rows, recipe, validate, state=None, on_epoch=lambda report, sta
     parameters = trained_parameters(model)
     device = next(model.parameters()).device
 
-    with tqdm(total=steps * recipe.epochs, initial=steps * len(reports), unit="step", disable=None, leave=False) as bar:
+    with tqdm(total=steps * recipe.epochs, initial=steps * len(reports), unit="step", disable=HIDE_BARS, leave=False) as bar:
         for epoch in range(len(reports) + 1, recipe.epochs + 1):
             if reports and reports[-1]["epoch"] - reports[-1]["best_epoch"] >= recipe.patience: break
             started, total_loss = time.perf_counter(), 0.0

@@ -20,6 +20,8 @@ from torch.overrides import TorchFunctionMode
 from minipelt import InputError
 from minipelt.bert import explicit_attention
 
+HIDE_BARS = True if int(os.environ.get("RANK", 0)) else None  # tqdm's `disable`: bars on a terminal only, and from torchrun's first process alone
+
 
 def start(device):
     """Join the other processes if torchrun started several; `device` is the name that the user gave. Returns this one's rank."""

@@ -189,7 +189,8 @@ def cost(run, shared):
     train, dev = (shared.split(run, name, tokenizer) for name in ("train", "dev"))
     rows, validation = count_rows(run, len(train))
     length, dev_length = (sum(map(len, split.rows(range(min(100, len(split)))).input_ids)) / min(100, len(split)) for split in (train, dev))
-    passes = {"head": 1, "ft": 3}.get(run.method.name, 2)
+    parts = set(run.method.parts)
+    passes = 3 if parts & {"ft", "top", "diff"} else 1 if parts <= {"side"} else 2  # forward; to the activations; to the weights
     validated = len(dev) * dev_length if validation is None else validation * length
     return run.recipe.epochs * (rows * length * passes + validated) + len(dev) * dev_length
 
@@ -228,15 +229,14 @@ def outcome(record):
 
 def sweep(args):
     """Do, or list, the runs of the grid that are not on record yet."""
-    store, rank, _ = processes()
-    if rank: os.environ["TQDM_DISABLE"] = "1"  # bars come from the first process alone
-
     import torch
     from tqdm import tqdm
 
     from minipelt.experiment import Run, choose_device
+    from minipelt.parallel import HIDE_BARS
     from minipelt.shared import Shared
 
+    store, rank, _ = processes()
     torch.set_num_threads(args.threads)
     if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     runs, shared, out = grid(args), Shared(), Path(args.out)
@@ -263,7 +263,7 @@ def sweep(args):
         return 0
 
     failed = 0
-    with tqdm(total=todo, disable=None if rank == 0 else True, bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
+    with tqdm(total=todo, disable=HIDE_BARS, bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}") as bar:
         for i in claims(store, len(runs)):
             if not left[i]: continue
             bar.set_postfix_str(f"{runs[i].name}, {i + 1} of {len(runs)}")
