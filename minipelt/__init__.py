@@ -13,6 +13,14 @@ class InputError(ValueError):
     """The user's input is wrong: a file, a name or a value. The message is one sentence that says what would be right."""
 
 
+def place(part, folder):
+    """Move a whole download to its place, unless another process that fetched the same was first."""
+    try:
+        part.rename(folder)
+    except OSError:
+        if not folder.is_dir(): raise
+
+
 def run_command(command, interrupted="interrupted"):
     """Call command() -> exit code. An InputError becomes one line and 2, Ctrl-C the line `interrupted` and 130."""
     try:

@@ -16,7 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from minipelt import InputError, run_command
+from minipelt import InputError, place, run_command
 
 MINIGLUE = Path(__file__).parent / "miniglue"
 BASE_URL = "https://dl.fbaipublicfiles.com/"
@@ -182,7 +182,7 @@ def fetch(task, root="glue", base_url=BASE_URL):
             for name, sha256 in MRPC_FILES.items():
                 download(base_url + name, scratch / Path(name).name, sha256)
             build_mrpc(scratch, part)
-        part.rename(folder)
+        place(part, folder)
     return folder
 
 

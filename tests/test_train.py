@@ -16,7 +16,8 @@ from minipelt.bert import BertClassifier
 from minipelt.experiment import Run, default_learning_rate, load_run, load_splits, new_folder, prepare, run_experiment
 from minipelt.glue import TASKS
 from minipelt.loop import Recipe
-from minipelt.unipelt import Method
+from minipelt.shared import Shared
+from minipelt.unipelt import PARTS, Method
 
 ROOT = Path(__file__).parents[1]
 
@@ -31,6 +32,11 @@ def go(tiny_folder, tmp_path, monkeypatch):
         return command.main(["--device", "cpu", *defaults, *arguments]), sorted(Path("runs").glob("*"))
 
     return run
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return Shared()
 
 
 def tiny_run(tiny_folder, task="rte", method="apl", **changes):
@@ -142,11 +148,16 @@ def test_a_new_pooler_follows_the_seed(tiny_folder):
     assert torch.equal(*poolers)
 
 
-def test_the_default_weights_learn(tmp_path):
-    run = Run("sst2", Method("apl"), Recipe(1e-3, epochs=3), k=64, valid_rows=32, device="cpu")
-    run_experiment(prepare(run), folder := new_folder(run, tmp_path))
+@pytest.mark.parametrize("method", ["ft", "head", *PARTS, "apl", "houlsby+p+l"])
+def test_every_method_learns_on_the_default_weights(tmp_path, method, shared):
+    """On rows of miniglue, at its default learning rate; then its trained tensors load back to the same test score."""
+    run = Run("sst2", Method(method), Recipe(default_learning_rate(Method(method)), epochs=4), k=32, valid_rows=8, device="cpu")
+    prepared = prepare(run, shared)
+    rows = {**prepared.rows, "test": prepared.rows["validation"]}
+    record = run_experiment(prepared._replace(rows=rows), folder := new_folder(run, tmp_path))
     losses = [json.loads(line)["loss"] for line in open(folder / "metrics.jsonl")]
-    assert losses[-1] < losses[0]
+    assert losses[-1] < losses[0], losses
+    assert load_run(folder)[1] == record["results"]
 
 
 # ---- the command line
