@@ -1,7 +1,8 @@
 """minipelt: parameter-efficient language-model tuning, from scratch, one chapter a file.
 
 Read in this order: bert, weights, adapter, prefix, lora, bitfit, gate, unipelt, glue, metrics, batches, loop, checkpoint, shared,
-experiment, sweep, report; then the tools: predict, describe, plot.
+experiment, parallel; the other methods: ia3, prompt, side, diff; the papers' grids: sweep, tables, report, timing; and the tools:
+predict, describe, plot, owndata, export, switchboard.
 """
 
 import sys

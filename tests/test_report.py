@@ -1,4 +1,4 @@
-"""report.py and paper.py: statistics against known values, tables against small made-up results, the paper's numbers against themselves."""
+"""tables.py, report.py and paper.py: statistics against known values, tables against small made-up results, the paper's numbers against themselves."""
 
 import csv
 import json
@@ -12,7 +12,8 @@ from minipelt import InputError, paper
 from minipelt.experiment import Run, default_learning_rate
 from minipelt.glue import TASKS
 from minipelt.loop import Recipe
-from minipelt.report import Grid, comparisons, main, paired_t_test, ranked, swept, t_probability, table_1, table_2, table_3, tradeoff
+from minipelt.report import main, ranked
+from minipelt.tables import Grid, comparisons, paired_t_test, swept, t_probability, table_1, table_2, table_3, tradeoff
 from minipelt.unipelt import Method
 
 
@@ -108,7 +109,10 @@ def test_the_figures(tmp_path):
 def test_mixed_protocols_are_refused(grid):
     other = record("sst2", "lora", 1, 0.5)
     other["run"]["recipe"]["epochs"] = 20
-    with pytest.raises(InputError, match="mixes runs with epochs 20 and 50"): Grid([*grid.records, other], "here")
+    with pytest.raises(InputError, match="mixes runs of sst2 with epochs 20 and 50"): Grid([*grid.records, other], "here")
+    only = record("rte", "lora", 1, 0.5)
+    only["run"]["recipe"]["epochs"] = 20
+    assert Grid([*grid.records, only], "here").protocol["epochs"] == "50 (rte: 20)"  # tasks may differ: scores are compared within a task
 
 
 def test_the_files(grid, tmp_path, capsys):

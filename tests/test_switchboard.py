@@ -6,7 +6,6 @@ import torch
 from minipelt import InputError
 from minipelt.experiment import load_run, new_folder, prepare, run_experiment
 from minipelt.switchboard import Switchboard
-from minipelt.unipelt import Method
 from test_train import tiny_run
 
 METHODS = {"sst2": "apl", "rte": "lora", "stsb": "prefix", "mnli": "parallel+p", "cola": "prompt", "qnli": "ia3", "mrpc": "side", "qqp": "head"}
