@@ -196,9 +196,9 @@ def follow(prepared, folder, resumed):
 
     from minipelt.experiment import run_experiment
 
-    state = Path(resumed or "") / "resume.safetensors"
-    if state.is_file(): shutil.copy(state, folder)
-    run_experiment(prepared, folder, resume=state.is_file())
+    resume = resumed is not None and (Path(resumed) / "resume.safetensors").is_file()
+    for name in ("resume.safetensors", "trained.safetensors") if resume else (): shutil.copy(Path(resumed) / name, folder)
+    run_experiment(prepared, folder, resume=resume)
 
 
 def main(argv=None):

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from minipelt.bert import BertClassifier
+from minipelt.experiment import new_folder, prepare, run_experiment
 from minipelt.parallel import WholeBatchDropout
 from minipelt.unipelt import Method, attach
+from test_train import tiny_run
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -49,6 +51,23 @@ def test_two_processes_train_what_one_trains(tiny_folder, tmp_path, method):
     results = [json.loads((folder / "run.json").read_text()) for folder in (one, two)]
     assert [record["processes"] for record in results] == [1, 2]
     assert results[0]["results"]["test"] == results[1]["results"]["test"]
+
+
+def test_two_processes_go_on_with_an_interrupted_run(tiny_folder, tmp_path):
+    run = tiny_run(tiny_folder, "sst2", "apl", epochs=4, k=33, valid_rows=40)
+    whole = run_experiment(prepare(run), new_folder(run, tmp_path))
+
+    def interrupt(line):
+        if line.startswith("epoch  2"): raise KeyboardInterrupt
+
+    folder = new_folder(run, tmp_path)
+    with pytest.raises(KeyboardInterrupt): run_experiment(prepare(run), folder, interrupt, save_seconds=0)
+    launch([*TORCHRUN, str(ROOT / "train.py"), "--resume", str(folder)], tmp_path)
+    resumed = json.loads((folder / "run.json").read_text())
+    assert resumed["processes"] == 2 and resumed["results"]["epochs"] == 4
+    assert resumed["results"]["validation"] == whole["results"]["validation"]
+    alone, together = (load_file(tmp_path / name / "trained.safetensors") for name in (f"{run.name}", f"{run.name}-2"))
+    for name, tensor in alone.items(): torch.testing.assert_close(together[name], tensor, atol=2e-5, rtol=1e-4, msg=name)
 
 
 def test_dropout_of_a_part_is_that_of_the_whole_batch(tiny, batch):
