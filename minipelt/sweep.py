@@ -93,12 +93,13 @@ def grid(args):
     tasks = list(TASKS.values()) if args.tasks == ["all"] else [get_task(name) for name in listed(args.tasks)]
     glue = args.glue or find_data(tasks)
     if args.seeds < 1 or args.threads < 1: raise InputError("--seeds and --threads: expected numbers of at least 1")
-    return [
+    runs = [
         Run(task.name, method, Recipe(rate, args.batch_size, args.epochs, args.patience, seed=seed), args.model or DEFAULT, glue,
             parse_k(k), args.valid_rows, args.max_length, args.device)
         for seed in range(1, args.seeds + 1) for k in listed(args.k) for task in tasks for method in methods(args)
         for rate in args.lr or [default_learning_rate(method)]
     ]
+    return list(dict.fromkeys(runs))  # each once, whatever was said twice
 
 
 # ---- the results file
@@ -165,13 +166,14 @@ def run_one(run, shared, folder):
     """Do one run. Returns (its line for results.jsonl, its line for times.jsonl)."""
     import torch
 
-    from minipelt.experiment import prepare, run_experiment
+    from minipelt.experiment import Run, prepare, run_experiment
 
     started = time.perf_counter()
     try:
+        begun = (folder / "resume.safetensors").is_file() and settings(Run.load(folder)) == settings(run)
         folder.mkdir(parents=True, exist_ok=True)
-        record = run_experiment(prepare(run, shared), folder, resume=(folder / "resume.safetensors").is_file())
-    except OSError: raise  # the disk, not the run
+        record = run_experiment(prepare(run, shared), folder, resume=begun)
+    except OSError as error: raise InputError(f"{folder}: {error.strerror}; the sweep stops here, and the same command goes on with it") from None
     except Exception as error:
         record = {"run": asdict(run), "error": str(error).split("\n")[0] if isinstance(error, InputError) else repr(error)}
         if isinstance(error, torch.cuda.OutOfMemoryError): torch.cuda.empty_cache()
@@ -196,7 +198,7 @@ def cost(run, shared):
 
 
 def tokens_a_second(run, shared):
-    """Tokens that the base of a run encodes in a second, measured on 64 dev rows."""
+    """Tokens that the base of a run encodes in a second, measured on 32 dev rows."""
     import torch
 
     from minipelt.batches import collate

@@ -48,6 +48,10 @@ def test_hyperparameters_multiply_only_where_they_matter():
     assert len({run.name for run in found}) == len(found)
 
 
+def test_what_is_said_twice_is_done_once():
+    assert len(runs("--tasks", "cola,CoLA", "--methods", "a,adapter", "--k", "100,100", "--seeds", "1")) == 1
+
+
 def test_learning_rates_are_a_list_too():
     assert [run.name for run in runs("--tasks", "cola", "--methods", "lora", "--seeds", "1", "--lr", "1e-3", "2e-3")] == ["cola-lora-k100-seed1", "cola-lora-lr0.002-k100-seed1"]
 
@@ -141,6 +145,27 @@ def test_a_killed_and_resumed_sweep_equals_an_uninterrupted_one(whole, tmp_path)
     with open(path, "ab") as file: file.write(b'{"run": {"task": "ss')
     launch(command, tmp_path)
     assert lines(tmp_path / "out") == lines(whole[0])
+
+
+def test_a_run_s_leftovers_are_used_only_by_the_same_run(whole, tmp_path):
+    """A killed sweep left a run in the middle; another one with more epochs starts it anew."""
+    command = ["--tasks", "sst2", "--methods", "lora", "--k", "20", "--seeds", "1", *SMALL[12:], "--model", str(whole[1]), "--out"]
+
+    def killed(folder):
+        run, = grid(make_parser().parse_args([*command, str(tmp_path), "--epochs", "2"]))
+        left = tmp_path / folder / "runs" / run.name
+        left.mkdir(parents=True)
+
+        def interrupt(line):
+            if line.startswith("epoch  1"): raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt): experiment.run_experiment(experiment.prepare(run), left, interrupt, save_seconds=0)
+        assert (left / "resume.safetensors").is_file()
+
+    for epochs in ("2", "4"):
+        killed(epochs)
+        assert main([*command, str(tmp_path / epochs), "--epochs", epochs]) == main([*command, str(tmp_path / f"{epochs}-fresh"), "--epochs", epochs]) == 0
+        assert lines(tmp_path / epochs) == lines(tmp_path / f"{epochs}-fresh")
 
 
 def test_an_interrupt_says_how_to_go_on(whole, tmp_path, monkeypatch, capsys):
