@@ -98,7 +98,8 @@ class Run:
 
 def default_learning_rate(method):
     """The learning rate for a Method if the user names none."""
-    return LEARNING_RATES.get(method.name, 1e-3)
+    head_alone = method.name == "top" and method.top_layers == 0
+    return LEARNING_RATES.get("head" if head_alone else method.name, 1e-3)
 
 
 def choose_device(name):
