@@ -20,7 +20,7 @@ SPEED = 100.0  # a moves so many times faster than delta: AdamW moves any parame
 
 
 class Diff(nn.Module):
-    """The difference of one weight matrix; the matrix itself stays frozen."""
+    """The difference of one weight matrix; the matrix itself stays frozen. It gets gradients in training mode alone."""
 
     def __init__(self, weight, share):
         super().__init__()
@@ -81,7 +81,8 @@ class Penalty(nn.Module):
 
     def forward(self):
         """-> a number, to be added to the loss."""
-        return LAMBDA * torch.stack([diff.expected_share() for diff in self.diffs]).mean()
+        entries = sum(diff.shape.numel() for diff in self.diffs)
+        return LAMBDA * sum(diff.expected_share() * (diff.shape.numel() / entries) for diff in self.diffs)
 
 
 def differentiate(bert, share):

@@ -4,7 +4,7 @@
 
     gradient of the batch  =  sum over processes of (its rows / all rows) * gradient of its mean loss
 
-Only what trains travels between the processes: for UniPELT on bert-base 1.4 million numbers a step, not 110 million. The result is
+Only what trains travels between the processes: for LoRA on bert-base 0.3 million numbers a step, not 110 million. The result is
 that of one process, but for the order in which floats are added. Dropout needs care for that: every process draws the noise of
 the whole batch, as one process would, and uses its own rows of it.
 """
