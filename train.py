@@ -101,7 +101,7 @@ def settings(args):
     data = own_data(args) if args.train else None
     name = Path(args.train).stem if data else get_task(args.task).name
     # Folders and files are kept as full paths, so that the run can be scored from anywhere.
-    model, glue = (str(Path(name).resolve()) if Path(name).is_dir() and name != "miniglue" else name
+    model, glue = (str(Path(name).resolve()) if name and Path(name).is_dir() and name != "miniglue" else name
                    for name in (args.model or DEFAULT_MODEL, "" if data else args.glue or find_data([get_task(args.task)])))
     return Run(name, method, recipe, model, glue, args.k, args.valid_rows, args.max_length, args.device or "auto", data)
 
@@ -156,8 +156,6 @@ def result_table(record):
 
 def train(args):
     """Run, or go on with, one experiment; under torchrun, together with the other processes."""
-    import tempfile
-
     from minipelt.checkpoint import load_json
     from minipelt.experiment import Run, new_folder, prepare
     from minipelt.parallel import start
@@ -167,10 +165,10 @@ def train(args):
         record = load_json(Path(args.resume) / "run.json")
         if "results" in record: raise InputError(f"{args.resume}: this run is finished; --eval {args.resume} scores it again")
     run = Run.load(args.resume, **changes(args)) if args.resume else settings(args)
-    rank = start(run.device)
+    if int(os.environ.get("RANK", 0)): return follow(run, args.resume)
+    start(run.device)
     prepared = prepare(run)
-    if rank == 0: return record_run(prepared, Path(args.resume) if args.resume else new_folder(run, args.out))
-    with tempfile.TemporaryDirectory() as folder: return follow(prepared, Path(folder), args.resume)
+    return record_run(prepared, Path(args.resume) if args.resume else new_folder(run, args.out))
 
 
 def record_run(prepared, folder):
@@ -180,6 +178,7 @@ def record_run(prepared, folder):
     from minipelt.experiment import run_experiment
 
     run = prepared.run
+    if run.spec.labels and run.data: print(f"{len(run.spec.labels)} classes: {', '.join(run.spec.labels)}")
     print(f"{run.method.name} on {run.task}, base {run.model}, seed {run.recipe.seed}, learning rate {run.recipe.learning_rate:g}")
     try:
         record = run_experiment(prepared, folder, tqdm.write, resume=(folder / "resume.safetensors").is_file())
@@ -190,15 +189,23 @@ def record_run(prepared, folder):
     print(f"{result_table(record)}\nrun folder: {folder}")
 
 
-def follow(prepared, folder, resumed):
+def follow(run, resumed):
     """What torchrun's second process, third ... does: the same run, silently, with a folder that goes when it ends."""
     import shutil
+    import tempfile
 
-    from minipelt.experiment import run_experiment
+    from minipelt.experiment import prepare, run_experiment
+    from minipelt.parallel import start
 
-    resume = resumed is not None and (Path(resumed) / "resume.safetensors").is_file()
-    for name in ("resume.safetensors", "trained.safetensors") if resume else (): shutil.copy(Path(resumed) / name, folder)
-    run_experiment(prepared, folder, resume=resume)
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(resumed or folder) / "resume.safetensors"
+        resume = state.is_file()
+        if resume:  # before the processes meet: the first one removes the file when the run ends
+            for name in ("resume.safetensors", "trained.safetensors"): shutil.copy(state.with_name(name), folder)
+        start(run.device)
+        try:
+            run_experiment(prepare(run), folder, resume=resume)
+        except KeyboardInterrupt: return 130  # the first process says what is kept
 
 
 def main(argv=None):
@@ -208,6 +215,7 @@ def main(argv=None):
     if not (args.eval or args.task or args.resume or args.train):
         parser.error(f"--task is needed, one of {', '.join(TASKS)}; or --train and --dev with your own files")
     if args.task and args.train: parser.error("--task and --train: expected one of them")
+    if (args.dev or args.test) and not args.train: parser.error("--dev and --test belong to --train, for your own files")
     return run_command(lambda: evaluate(args) if args.eval else train(args), interrupted="interrupted: nothing was trained yet")
 
 

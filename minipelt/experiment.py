@@ -144,11 +144,18 @@ def load_splits(run):
     return {"train": [rows[i] for i in train], "validation": dev if validation is None else [rows[i] for i in validation], "test": test}
 
 
+def check_fits(run, config):
+    """Raise InputError if a run asks for more than the base with this BertConfig has."""
+    if run.max_length > config.max_position_embeddings:
+        raise InputError(f"max_length is {run.max_length}; {run.model} has {config.max_position_embeddings} positions")
+    if "top" in run.method.parts and run.method.top_layers > config.num_hidden_layers:
+        raise InputError(f"top_layers is {run.method.top_layers}; {run.model} has {config.num_hidden_layers} layers")
+
+
 def build(run, device, shared):
     """(model, tokenizer) of a run: the base, a new head, and the method as it is before training."""
     bert, tokenizer = shared.base(run.model, device)
-    if run.max_length > bert.config.max_position_embeddings:
-        raise InputError(f"max_length is {run.max_length}; {run.model} has {bert.config.max_position_embeddings} positions")
+    check_fits(run, bert.config)
     if run.method.trains_base: bert = copy.deepcopy(bert)
     torch.manual_seed(run.recipe.seed)
     if bert.pooler_is_new: initialise(bert.pooler, bert.config)  # here, so that it follows the seed
@@ -211,7 +218,7 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
     say(parameter_table(counts))
 
     record = {"run": asdict(run), "rows": {name: len(split) for name, split in rows.items()}, "parameters": counts,
-              "device": str(model.classifier.weight.device), "threads": torch.get_num_threads(), "processes": rank_and_size()[1],
+              "device": model.classifier.weight.device.type, "threads": torch.get_num_threads(), "processes": rank_and_size()[1],
               "versions": {"minipelt": minipelt.__version__, "torch": torch.__version__, "python": platform.python_version()}}
     save_json(record, folder / "run.json")
     state = load_state(folder) if resume else None

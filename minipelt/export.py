@@ -75,20 +75,23 @@ def from_peft(folder, task, model, glue):
 
     place = Path(folder) / "adapter_config.json"
     settings, (found, _) = load_json(place), load_tensors(Path(folder) / "adapter_model.safetensors")
+    if not isinstance(settings, dict): raise InputError(f"{place}: expected a JSON object, such as PEFT writes")
     kind = {"LORA": "lora", "PREFIX_TUNING": "prefix"}.get(settings.get("peft_type"))
     if kind is None: raise InputError(f"{place}: peft_type is {settings.get('peft_type')!r}; expected LORA or PREFIX_TUNING")
     expected = {"bias": ("none",), "use_dora": (False, None), "use_rslora": (False, None), "rank_pattern": ({}, None), "alpha_pattern": ({}, None),
                 "fan_in_fan_out": (False, None), "prefix_projection": (False, None)}
     for name, values in expected.items():
         if name in settings and settings[name] not in values: raise InputError(f"{place}: {name} is {settings[name]!r}; expected {values[0]!r}")
+    base = model or settings.get("base_model_name_or_path")
+    if not base: raise InputError(f"{place}: it names no base; expected --model")
+    if Path(base).is_dir(): base = str(Path(base).resolve())
     if kind == "lora" and sorted(settings.get("target_modules") or []) != ["query", "value"]:
         raise InputError(f"{place}: target_modules is {settings.get('target_modules')!r}; expected query and value")
     try:
         method = Method("lora", rank=settings["r"], alpha=float(settings["lora_alpha"])) if kind == "lora" else Method("prefix", prefix_length=settings["num_virtual_tokens"])
     except KeyError as error: raise InputError(f"{place}: no {error}; expected what PEFT writes for {settings['peft_type']}") from None
-    base = model or settings["base_model_name_or_path"]
     config = BertConfig.from_json(find(base) / "config.json")
-    run = Run(task, method, Recipe(default_learning_rate(method)), base, glue, max_length=min(128, config.max_position_embeddings))
+    run = Run(task, method, Recipe(default_learning_rate(method)), base, str(Path(glue).resolve()) if Path(glue).is_dir() else glue, max_length=min(128, config.max_position_embeddings))
     names = {HEADS[kind] + name: name for name in ("classifier.weight", "classifier.bias")}
     if kind == "prefix": names["prompt_embeddings"] = "bert.prefix.table"
     else: names |= {
@@ -100,6 +103,8 @@ def from_peft(folder, task, model, glue):
     tensors = {ours: found[theirs].float() for theirs, ours in names.items()}
     if kind == "prefix":
         N, D, P = config.num_hidden_layers, config.hidden_size, method.prefix_length
+        if (shape := tuple(tensors["bert.prefix.table"].shape)) != (P, 2 * N * D):
+            raise InputError(f"{folder}/adapter_model.safetensors: prompt_embeddings has shape {shape}; expected {(P, 2 * N * D)} for the base {base}")
         tensors["bert.prefix.table"] = tensors["bert.prefix.table"].view(P, N, 2, D).permute(1, 2, 0, 3).contiguous()  # (P, 2 N D) -> (N, 2, P, D)
     return run, tensors
 
@@ -113,9 +118,9 @@ def merge(model):
 
     from minipelt import lora
 
-    lora.merge(model.bert)
-    for module in model.bert.modules():
+    for module in model.bert.modules():  # diff pruning
         if parametrize.is_parametrized(module): parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    lora.merge(model.bert)
     return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 
 

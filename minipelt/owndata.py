@@ -9,6 +9,7 @@ character like any other; in a CSV file it quotes. The classes are the labels th
 import csv
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Data:
     def __post_init__(self):
         object.__setattr__(self, "labels", tuple(self.labels))  # JSON has lists
         columns = [column for column in (self.text, self.text_b, self.label) if column is not None]
-        if len({column.isdigit() for column in columns}) > 1 or "0" in columns:
+        if len({is_number(column) for column in columns}) > 1 or "0" in columns:
             raise InputError(f"columns {', '.join(columns)}: expected names, or for a file without a header numbers from 1, not both")
 
     def spec(self, name):
@@ -49,8 +50,8 @@ class Data:
         if self.regression: return self
         labels = {label for _, _, label in read_rows(self, self.train)}
         if len(labels) < 2: raise InputError(f"{self.train}: column {self.label!r}: every row has the label {labels.pop()!r}; expected at least two labels")
-        numeric = all(label.lstrip("-").isdigit() for label in labels)
-        return replace(self, labels=tuple(sorted(labels, key=int if numeric else str)))
+        whole = all(re.fullmatch(r"-?[0-9]+", label) for label in labels)
+        return replace(self, labels=tuple(sorted(labels, key=lambda label: (int(label) if whole else 0, label))))
 
     def read(self, split):
         """The Examples of `split` (train, dev or test). Raises InputError with file and line for a bad row, unless those are skipped."""
@@ -94,12 +95,13 @@ def read_rows(data, path, bad=None):
             if isinstance(row, InputError): raise row
             if path.suffix == ".jsonl": cells = pick(row, columns, place)
             else:
-                if is_header := where is None and not data.text.isdigit(): where = places(row, columns, place)
+                if is_header := where is None and not is_number(data.text): where = places(row, columns, place)
                 elif where is None: where = numbered(row, columns, place)
                 width = width or len(row)
                 if len(row) != width: raise InputError(f"{place}: {len(row)} columns; expected {width}")
                 if is_header: continue
                 cells = [row[i] for i in where]
+            if not cells[-1]: raise InputError(f"{place}: the column {data.label!r} is empty; expected a label")
         except InputError as error:
             if not data.skip_bad_rows or (path.suffix != ".jsonl" and where is None): raise
             if bad is not None: bad.append(error)
@@ -107,6 +109,11 @@ def read_rows(data, path, bad=None):
         found += 1
         yield number, cells[:-1], cells[-1]
     if not found: raise InputError(f"{path}: no rows; expected at least one")
+
+
+def is_number(column):
+    """Whether a column is given by its number."""
+    return re.fullmatch("[0-9]+", column) is not None
 
 
 def places(header, columns, place):
@@ -128,7 +135,12 @@ def pick(row, columns, place):
     if not isinstance(row, dict): raise InputError(f"{place}: expected a JSON object")
     for column in columns:
         if not isinstance(row.get(column), (str, int, float)): raise InputError(f"{place}: no text or number {column!r}; expected it among {', '.join(row)}")
-    return [str(row[column]) for column in columns]
+    cells = [str(row[column]) for column in columns]
+    for column, cell in zip(columns, cells):
+        try:
+            cell.encode("utf-8")
+        except UnicodeEncodeError: raise InputError(f"{place}: {column!r} is not Unicode text: it holds half a surrogate pair") from None
+    return cells
 
 
 def records(path):
@@ -151,13 +163,16 @@ def records(path):
     if path.suffix == ".csv":
         reader = csv.reader(decoded(), strict=True)
         while True:
+            first = reader.line_num + 1  # a quoted cell may span lines
             try:
                 row = next(reader)
             except StopIteration: return
-            except csv.Error as error: yield reader.line_num, InputError(f"{path}: line {reader.line_num}: not valid CSV ({error})")
+            except csv.Error as error:
+                if "end of data" in str(error): raise InputError(f"{path}: line {first}: a quote is opened here and never closed") from None
+                yield first, InputError(f"{path}: line {first}: not valid CSV ({error})")
             else:
                 if wrong: yield wrong.pop()
-                else: yield reader.line_num, row
+                else: yield first, row
     for number, line in enumerate(decoded(), start=1):
         if wrong: yield wrong.pop()
         elif path.suffix == ".tsv": yield number, line.removesuffix("\n").split("\t")

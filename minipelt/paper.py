@@ -25,10 +25,6 @@ TABLE_1 = {  # (K, method): mean over 5 seeds, a number a column
     (1000, "ap"): (86.17, 85.86, 44.33, 64.91, 80.65, 86.82, 62.17, 69.95, 72.61),
     (1000, "apl"): (87.06, 86.65, 45.44, 65.49, 81.22, 87.10, 62.49, 70.99, 73.31),
 }
-TABLE_2 = {  # (K, method): (average over the tasks, upper bound: the best single submodule of each task, averaged)
-    (100, "ap"): (60.80, 58.86), (100, "apl"): (62.59, 60.60), (500, "ap"): (69.79, 69.69),
-    (500, "apl"): (69.98, 70.02), (1000, "ap"): (72.61, 72.58), (1000, "apl"): (73.31, 73.19),
-}
 TABLE_3 = {"ft": 82.67, "adapter": 83.02, "prefix": 82.07, "lora": 82.20, "ap": 83.12, "ap-nogate": 82.23, "apl": 83.50}  # all data, average
 TABLE_4 = {  # time relative to fine-tuning, percent: (training, inference)
     "bitfit": (65, 102), "prefix": (56, 114), "lora": (53, 105), "adapter": (55, 107), "ap": (55, 118), "apl": (67, 127),
@@ -36,7 +32,20 @@ TABLE_4 = {  # time relative to fine-tuning, percent: (training, inference)
 
 
 def score(k, method, task):
-    """The paper's mean score for a cell, in percent; `task` may be avg. None where the paper has none."""
-    if k is None: return TABLE_3.get(method) if task == "avg" else None
+    """The paper's mean score for a cell, in percent. None where the paper has none."""
     row = TABLE_1.get((k, method))
     return row[COLUMNS.index(task)] if row else None
+
+
+def average(k, method, tasks):
+    """The paper's average over `tasks`: the printed one over all eight, else that of its cells. None where the paper has none."""
+    everything = len(tasks) == len(COLUMNS) - 1
+    if k is None: return TABLE_3.get(method) if everything else None
+    row = TABLE_1.get((k, method))
+    return row and (row[-1] if everything else sum(score(k, method, task) for task in tasks) / len(tasks))
+
+
+def upper_bound(k, parts, tasks):
+    """The paper's best single submodule of each task, averaged over `tasks`. None where the paper has none."""
+    if not all((k, part) in TABLE_1 for part in parts): return None
+    return sum(max(score(k, part, task) for part in parts) for task in tasks) / len(tasks)

@@ -70,10 +70,10 @@ def draw_gates(means):
 
 def merge_lora(model, run):
     """Fold LoRA into the base's weights: the same answers, at the price of plain BERT."""
-    from minipelt.lora import merge
+    from minipelt.export import merge
 
     if "lora" not in run.method.parts or run.method.gated: raise InputError(f"--merge: method {run.method.name} has no ungated LoRA to fold in")
-    merge(model.bert)
+    merge(model)
 
 
 def answer(examples, model, tokenizer, run, gates):

@@ -9,6 +9,7 @@
 import argparse
 import csv
 import math
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -21,6 +22,8 @@ from minipelt.glue import TASKS
 from minipelt.sweep import read_results
 from minipelt.tables import Grid, comparisons, gate_table, label, swept, table_1, table_2, table_3, table_4, tradeoff
 from minipelt.unipelt import HYPERPARAMETERS
+
+SETTINGS = {*HYPERPARAMETERS, "learning_rate"}  # columns to be written as they were typed
 
 # ---- Markdown
 
@@ -56,8 +59,7 @@ def score_table(grid, k, rows):
     by_column = [ranked([cell(method, task) for method in methods]) for task in columns]
     lines = [[f"`{method}`", number(grid.parameters[method]), *texts] for method, *texts in zip(methods, *by_column)]
     for method in methods:
-        theirs = [paper.score(k, method, task) for task in columns]
-        if len(grid.tasks) < len(TASKS) and k is not None and theirs[0] is not None: theirs[-1] = sum(theirs[:-1]) / len(grid.tasks)
+        theirs = [*(paper.score(k, method, task) for task in grid.tasks), paper.average(k, method, grid.tasks)]
         if any(value is not None for value in theirs): lines.append([f"*paper: {method}*", "", *map(number, theirs)])
     return markdown(["method", "parameters", *(f"{name}<br>{TASKS[name].metrics[0]}" for name in grid.tasks), "average"], lines)
 
@@ -71,7 +73,10 @@ def wide_table(rows, tasks, mark):
 
 def plain_table(rows):
     """A tidy table as it is."""
-    return markdown(list(rows[0]), [[f"`{value}`" if name == "method" else number(value) for name, value in row.items()] for row in rows])
+    def cell(name, value):
+        return f"`{value}`" if name == "method" else f"{value:g}" if name in SETTINGS else number(value)
+
+    return markdown(list(rows[0]), [[cell(name, value) for name, value in row.items()] for row in rows])
 
 
 def report(grid, timing):
@@ -82,7 +87,7 @@ def report(grid, timing):
     if reference: tables["comparisons"] = list(comparisons(grid, reference))
     seeds = sorted({seed for scores in grid.scores.values() for seed in scores})
     p = grid.protocol
-    parts = ["# Report", f"{len(grid.records)} runs on {p['model']}, seeds {', '.join(map(str, seeds))}. At most {p['epochs']} epochs, patience {p['patience']}, "
+    parts = ["# Report", f"{len(grid.records)} runs on {p['model']} and {p['data']}, seeds {', '.join(map(str, seeds))}. At most {p['epochs']} epochs, patience {p['patience']}, "
              f"{p['valid_rows']} validation rows where K is a number, batches of {p['batch_size']}, at most {p['max_length']} tokens. Scores are percent "
              "on the official dev set; small numbers are standard deviations over seeds (n - 1). Best bold, second underlined. The paper's numbers "
              "are for BERT-base, five seeds, 50 epochs and 1,000 validation rows."]
@@ -95,7 +100,7 @@ def report(grid, timing):
                   wide_table(tables["comparisons"], grid.tasks, f"`{reference}` minus")]
     if tables["table2"]:
         parts += ["## Table 2: unions against the best of their submodules", "Upper bound: for each task the best submodule alone, chosen on the test "
-                  "scores, as in the paper." + (" The paper's two columns are over all eight tasks." if len(grid.tasks) < len(TASKS) else ""), plain_table(tables["table2"])]
+                  "scores, as in the paper.", plain_table(tables["table2"])]
     if tables["table3"]:
         parts += ["## Table 3: with gates minus without", "Difference in points; below it the p of a paired t-test over the seeds.", wide_table(tables["table3"], grid.tasks, "method")]
     if timing:
@@ -104,8 +109,8 @@ def report(grid, timing):
                   plain_table(tables["table4"])]
     if tables["gates"]: parts += ["## Mean gates", "Over layers, examples of the dev set and seeds.", gates_markdown(tables["gates"])]
     sizes = swept(grid)
-    if {"bottleneck", "top_layers"} & sizes.keys():
-        tables["tradeoff"] = list(tradeoff(grid))
+    if {"bottleneck", "top_layers"} & sizes.keys() and (rows := list(tradeoff(grid))):
+        tables["tradeoff"] = rows
         parts += ["## Score against trained parameters", "Average over the tasks; the head's parameters are counted. p is of a paired t-test against fine-tuning.",
                   "![Average score against trained parameters](tradeoff.svg)", plain_table(tables["tradeoff"])]
     for name, rows in sizes.items():
@@ -139,7 +144,7 @@ def draw(name, rows, path):
     for text, points in lines.items():
         axes.errorbar([row[name] for row in points], [row["mean"] for row in points], [np.nan_to_num(row["deviation"]) for row in points],
                       marker="o", capsize=3, label=text)
-    axes.set_xscale("log", base=2)
+    if name != "top_layers": axes.set_xscale("log", base=2)
     values = sorted({row[name] for row in rows})
     axes.set_xticks(values, [f"{value:g}" for value in values])
     axes.set(xlabel=name.replace("_", " "), ylabel="test score")
@@ -157,7 +162,7 @@ def draw_tradeoff(rows, path):
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     lines = defaultdict(list)
-    for row in rows: lines[row["method"].split("-")[0], row["k"]].append(row)
+    for row in rows: lines[re.sub(r"-(bottleneck|toplayers)[^-]*", "", row["method"]), row["k"]].append(row)
     for (name, k), points in lines.items():
         points.sort(key=lambda row: row["parameters"])
         if name == "ft": axes.axhline(points[0]["mean"], color="grey", linestyle=":", zorder=0)
@@ -185,11 +190,11 @@ def write_report(args):
             with open(out / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
                 writer.writeheader()
-                writer.writerows({key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()} for row in rows)
+                writer.writerows({key: f"{value:.4f}" if isinstance(value, float) and key not in SETTINGS else value for key, value in row.items()} for row in rows)
     except OSError as error: raise InputError(f"{out}: cannot be written ({error.strerror})") from None
     try:
         if "tradeoff" in tables: draw_tradeoff(tables["tradeoff"], out / "tradeoff.svg")
-        for name in tables.keys() & {*HYPERPARAMETERS, "learning_rate"}: draw(name, tables[name], out / f"{name}.svg")
+        for name in tables.keys() & SETTINGS: draw(name, tables[name], out / f"{name}.svg")
     except ImportError:
         print('the figures need matplotlib; install it with: pip install -e ".[plot]"', file=sys.stderr)
     print(text)

@@ -21,7 +21,6 @@ from minipelt import InputError, run_command
 from minipelt.glue import TASKS, find_data, get_task, read_lines
 
 
-
 def make_parser():
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m minipelt.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,7 +32,7 @@ def make_parser():
     grid.add_argument("--k", nargs="+", default=["100"], metavar="K", help="training rows; all: the whole file, best score on dev (default: 100)")
     grid.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 1 to N (default: %(default)s)")
     for name, kind in (("bottleneck", int), ("prefix-length", int), ("rank", int), ("alpha", float), ("top-layers", int), ("share", float), ("lr", float)):
-        grid.add_argument(f"--{name}", nargs="+", type=kind, metavar="V", help="one run for each value, of the methods that it matters to")
+        grid.add_argument(f"--{name}", nargs="+", action=Numbers, const=kind, metavar="V", help="one run for each value, of the methods that it matters to")
 
     training = parser.add_argument_group("every run")
     training.add_argument("--model", metavar="MODEL", help="folder or Hub name (default: all-MiniLM-L6-v2)")
@@ -53,6 +52,15 @@ def make_parser():
     work.add_argument("--retry-failed", action="store_true", help="forget the failures on record and run them again")
     work.add_argument("--dry-run", action="store_true", help="list the runs with an estimate of their time, and train nothing")
     return parser
+
+
+class Numbers(argparse.Action):
+    """Numbers with spaces or commas between; `const` is int or float."""
+
+    def __call__(self, parser, namespace, values, option=None):
+        try:
+            setattr(namespace, self.dest, [self.const(value) for value in listed(values)])
+        except ValueError: parser.error(f"{option} {' '.join(values)}: expected numbers")
 
 
 # ---- the grid
@@ -106,8 +114,8 @@ def grid(args):
 
 
 def settings(run):
-    """What makes a Run this run: all its settings but where its data lies and what it computes on."""
-    return replace(run, glue="", device="")
+    """What makes a Run this run: all its settings but where the official files lie and what it computes on."""
+    return replace(run, glue=run.glue if run.glue == "miniglue" else "", device="")
 
 
 def read_results(path):
@@ -127,21 +135,34 @@ def read_results(path):
 def append(path, value):
     """Add one line of JSON, in one write: whole, whoever else is writing."""
     line = (json.dumps(value) + "\n").encode()
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        if os.write(file, line) < len(line): raise InputError(f"{path}: the disk is full; the run that just ended is not recorded")
-        os.fsync(file)
-    finally:
-        os.close(file)
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            if (written := os.write(file, line)) < len(line):
+                os.ftruncate(file, os.fstat(file).st_size - written)
+                raise InputError(f"{path}: the disk is full; the run that just ended is not recorded")
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as error: raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def mend(path, drop_failed):
-    """Leave only whole lines in a results.jsonl: one that a killed process began is cut off; failures go if they are to be run again."""
-    if not path.exists(): return
-    records = [record for record in read_results(path) if not (drop_failed and "error" in record)]
+def mend(path, again=()):
+    """Make a results.jsonl ready: there, writable, whole lines only (a killed process may have begun one), without failures of the Runs `again`."""
+    records = [record for record in read_results(path) if not ("error" in record and settings_on_record(record, path) in again)]
     part = Path(f"{path}.part")
-    part.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error: raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def settings_on_record(record, path):
+    """The `settings` of a line."""
+    from minipelt.experiment import Run
+
+    return settings(Run.from_dict(record["run"], path))
 
 
 # ---- the work
@@ -164,19 +185,17 @@ def claims(store, size):
 
 def run_one(run, shared, folder):
     """Do one run. Returns (its line for results.jsonl, its line for times.jsonl)."""
-    import torch
-
     from minipelt.experiment import Run, prepare, run_experiment
 
     started = time.perf_counter()
     try:
         begun = (folder / "resume.safetensors").is_file() and settings(Run.load(folder)) == settings(run)
+        if not begun: shutil.rmtree(folder, ignore_errors=True)  # another run's leftovers
         folder.mkdir(parents=True, exist_ok=True)
         record = run_experiment(prepare(run, shared), folder, resume=begun)
     except OSError as error: raise InputError(f"{folder}: {error.strerror}; the sweep stops here, and the same command goes on with it") from None
     except Exception as error:
         record = {"run": asdict(run), "error": str(error).split("\n")[0] if isinstance(error, InputError) else repr(error)}
-        if isinstance(error, torch.cuda.OutOfMemoryError): torch.cuda.empty_cache()
     seconds = {"name": run.name, "seconds": round(time.perf_counter() - started, 2)}
     results = record.get("results", {})
     for name in ("train_seconds", "test_seconds", "total_seconds"): seconds |= {name: round(results.pop(name), 2)} if name in results else {}
@@ -185,9 +204,10 @@ def run_one(run, shared, folder):
 
 def cost(run, shared):
     """How much work a run is at most: tokens that go through the encoder, each counted 1 on the way in and 1 or 2 on the way back."""
-    from minipelt.experiment import choose_device, count_rows
+    from minipelt.experiment import check_fits, choose_device, count_rows
 
-    tokenizer = shared.base(run.model, choose_device(run.device))[1]
+    bert, tokenizer = shared.base(run.model, choose_device(run.device))
+    check_fits(run, bert.config)
     train, dev = (shared.split(run, name, tokenizer) for name in ("train", "dev"))
     rows, validation = count_rows(run, len(train))
     length, dev_length = (sum(map(len, split.rows(range(min(100, len(split)))).input_ids)) / min(100, len(split)) for split in (train, dev))
@@ -206,7 +226,8 @@ def tokens_a_second(run, shared):
 
     device = choose_device(run.device)
     bert, tokenizer = shared.base(run.model, device)
-    rows = shared.split(run, "dev", tokenizer).rows(range(32))
+    split = shared.split(run, "dev", tokenizer)
+    rows = split.rows(range(min(32, len(split))))
     inputs, _ = collate(rows, range(len(rows)), device)
     with torch.inference_mode():
         bert(*inputs)[1].cpu()
@@ -234,25 +255,21 @@ def sweep(args):
     import torch
     from tqdm import tqdm
 
-    from minipelt.experiment import Run, choose_device
+    from minipelt.experiment import choose_device
     from minipelt.parallel import HIDE_BARS
     from minipelt.shared import Shared
 
-    store, rank, _ = processes()
+    store, rank, size = processes()
     torch.set_num_threads(args.threads)
     if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     runs, shared, out = grid(args), Shared(), Path(args.out)
     costs = [cost(run, shared) for run in runs]  # also finds, before anything starts, what is wrong with files and settings
     path = out / "results.jsonl"
-    if rank == 0 and not args.dry_run:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error: raise InputError(f"{out}: cannot be made ({error.strerror})") from None
-        mend(path, drop_failed=args.retry_failed)
+    if rank == 0 and not args.dry_run: mend(path, again={settings(run) for run in runs} if args.retry_failed else ())
     if store:
         if rank == 0: store.set("ready", "1")
         store.wait(["ready"])
-    done = {settings(Run.from_dict(record["run"], path)) for record in read_results(path)}
+    done = {settings_on_record(record, path) for record in read_results(path)}
     left = [settings(run) not in done for run in runs]
     todo = sum(itertools.compress(costs, left))
 
@@ -277,6 +294,11 @@ def sweep(args):
             failed += "error" in record
             tqdm.write(f"{i + 1:>5} of {len(runs)}  {runs[i].name:<44}{outcome(record):>22}{duration(seconds['seconds']):>14}")
             bar.update(costs[i] if store is None else store.add("worked", round(costs[i])) - bar.n)
+    if store:  # all end together, with one exit code: torchrun stops the others as soon as one ends with an error
+        store.add("failed", failed)
+        store.add("ended", 1)
+        while store.add("ended", 0) < size: time.sleep(0.2)
+        failed = store.add("failed", 0)
     if rank == 0: print(f"{len(runs)} runs on record in {path}; tables: python -m minipelt.report {out}")
     return 1 if failed else 0
 

@@ -106,10 +106,11 @@ def kind(module, name):
 
 
 class Switchboard(nn.Module):
-    """One base, many runs. Raises InputError if a folder is no finished run, its base is another, or it trained the base."""
+    """One base, many runs. Raises InputError if a folder is no run, its base is another, or it trained the base."""
 
     def __init__(self, folders, device="auto"):
         super().__init__()
+        if not folders: raise InputError("no run folder; expected at least one")
         self.names = [Path(folder).name for folder in folders]
         if len(set(self.names)) < len(self.names): raise InputError(f"{', '.join(map(str, folders))}: expected folders with different names")
         shared, device, self.runs, filled, heads, sides = Shared(), choose_device(device), [], [], [], []

@@ -15,7 +15,7 @@ from minipelt.glue import TASKS
 from minipelt.unipelt import HYPERPARAMETERS, Method, kept_parameters
 
 METHODS = ("ft", "head", "bitfit", "adapter", "prefix", "lora")  # first in every table, in the paper's order; unions follow
-PROTOCOL = ("model", "valid_rows", "max_length", "epochs", "patience", "batch_size")  # alike in all runs of a task
+PROTOCOL = ("data", "model", "valid_rows", "max_length", "epochs", "patience", "batch_size")  # alike in all runs of a task
 
 
 # ---- reading
@@ -43,7 +43,10 @@ class Grid:
     def protocol_of(self, name, place):
         """A setting that a task's runs must have alike, for people: `20`, or `20 (mrpc, rte: 5)` where tasks differ. Raises InputError if runs do."""
         values = defaultdict(set)
-        for record in self.records: values[record["run"]["task"]].add((record["run"] | record["run"]["recipe"])[name])
+        for record in self.records:
+            run = record["run"]
+            data = "the sample rows" if run["glue"] == "miniglue" else "GLUE"
+            values[run["task"]].add((run | run["recipe"] | {"data": data})[name])
         for task, found in values.items():
             if len(found) > 1:
                 raise InputError(f"{place}: mixes runs of {task} with {name} {' and '.join(map(str, sorted(found)))}; expected one protocol for a task")
@@ -64,12 +67,12 @@ class Grid:
         return {seed: np.mean([scores[seed] for scores in each]) for seed in sorted(set.intersection(*map(set, each)))}
 
 
-def label(run):
-    """A method's name in the tables: apl, apl-nogate, lora-alpha4; what is not the default is in it."""
+def label(run, without=None):
+    """A method's name in the tables: apl, apl-nogate, lora-alpha4; what is not the default is in it, but for the setting `without`."""
     method = run["method"]
-    changed = [f"{name.replace('_', '')}{method[name]:g}" for name in HYPERPARAMETERS if method[name] != getattr(Method, name)]
+    changed = [f"{name.replace('_', '')}{method[name]:g}" for name in HYPERPARAMETERS if name != without and method[name] != getattr(Method, name)]
     rate = run["recipe"]["learning_rate"]
-    if rate != default_learning_rate(Method(**method)): changed.append(f"lr{rate:g}")
+    if without != "learning_rate" and rate != default_learning_rate(Method(**method)): changed.append(f"lr{rate:g}")
     return "-".join([method["name"], *["nogate"] * (not method["gate"]), *changed])
 
 
@@ -89,7 +92,7 @@ def paired_t_test(one, other):
     if n < 2: return mean, math.nan, n
     error = differences.std(ddof=1) / math.sqrt(n)
     if not error: return mean, 1.0 if mean == 0 else 0.0, n
-    return mean, 1 - t_probability(abs(mean) / error, n - 1), n
+    return mean, max(0.0, 1 - t_probability(abs(mean) / error, n - 1)), n
 
 
 def t_probability(t, freedom):
@@ -117,7 +120,7 @@ def table_1(grid):
                 if values := grid.values(k, method, task):
                     mean, deviation = mean_and_deviation(values)
                     yield {"k": k or "all", "method": method, "task": task, "mean": mean, "deviation": deviation, "seeds": len(values),
-                           "paper": paper.score(k, method, task)}
+                           "paper": paper.average(k, method, grid.tasks) if task == "avg" else paper.score(k, method, task)}
 
 
 def table_2(grid):
@@ -131,9 +134,8 @@ def table_2(grid):
             if rest or not alone or not all(len(each) == len(alone) for each in means) or not grid.values(k, method, "avg"): continue
             bound = np.mean([max(each) for each in means])
             average = mean_and_deviation(grid.values(k, method, "avg"))[0]
-            theirs = paper.TABLE_2.get((k, name), (None, None))
             yield {"k": k or "all", "method": method, "average": average, "upper bound": bound, "difference": average - bound,
-                   "paper": theirs[0], "paper's bound": theirs[1]}
+                   "paper": paper.average(k, name, grid.tasks), "paper's bound": paper.upper_bound(k, alone, grid.tasks)}
 
 
 def table_3(grid):
@@ -188,20 +190,19 @@ def gate_table(grid):
 
 
 def swept(grid):
-    """{hyperparameter: rows} for each that takes two or more values within one method: the paper's Figures 2 and 3."""
-    found = defaultdict(dict)
+    """{hyperparameter: rows} for each that takes two or more values while all else stays: the paper's Figures 2 and 3."""
+    found = defaultdict(lambda: defaultdict(dict))
     for record in grid.records:
         run = record["run"]
+        values = {**run["method"], "learning_rate": run["recipe"]["learning_rate"]}
         for name in (*HYPERPARAMETERS, "learning_rate"):
-            others = {**run["method"], "learning_rate": run["recipe"]["learning_rate"]}
-            value = others.pop(name)
-            found[name, run["k"], run["task"], str(others)].setdefault(value, (run["method"], {}))[1][run["recipe"]["seed"]] = \
-                100 * record["results"]["test"][TASKS[run["task"]].metrics[0]]
+            others = label(run, without=name)
+            score = 100 * record["results"]["test"][TASKS[run["task"]].metrics[0]]
+            found[name, run["k"], run["task"], others][values[name]][run["recipe"]["seed"]] = score
     tables = defaultdict(list)
-    for (name, k, task, _), by_value in found.items():
+    for (name, k, task, others), by_value in found.items():
         if len(by_value) < 2: continue
-        for value, (method, scores) in sorted(by_value.items()):
+        for value, scores in sorted(by_value.items()):
             mean, deviation = mean_and_deviation(scores)
-            tables[name].append({"k": k or "all", "task": task, "method": method["name"] + "-nogate" * (not method["gate"]), name: value,
-                                 "mean": mean, "deviation": deviation, "seeds": len(scores)})
+            tables[name].append({"k": k or "all", "task": task, "method": others, name: value, "mean": mean, "deviation": deviation, "seeds": len(scores)})
     return tables

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from safetensors.torch import load_file
+
 from minipelt.bert import BertClassifier
 from minipelt.checkpoint import load_trained, save_tensors, trained_tensors
 from minipelt.diff import HIGH, LOW, SPEED, Diff
@@ -75,5 +77,7 @@ def test_what_is_saved_is_sparse_and_loads_to_the_same_output(tiny, batch, tmp_p
 
 def test_a_whole_run(tiny_folder, tmp_path):
     run = tiny_run(tiny_folder, "sst2", "diff", epochs=2, k=30, valid_rows=20)
-    record = run_experiment(prepare(run), new_folder(run, tmp_path))
+    record = run_experiment(prepare(run), folder := new_folder(run, tmp_path))
+    places = load_file(folder / "trained.safetensors")["bert.encoder.layer.0.intermediate.dense.parametrizations.weight.0.places"]
+    assert len(places) == len(set(places.tolist())) == round(0.005 * 64 * 32)
     assert record["parameters"]["diff"] < 0.006 * record["parameters"]["diff network"] and record["results"]["epochs"] == 2

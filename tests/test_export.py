@@ -16,10 +16,12 @@ from test_train import tiny_run
 
 @pytest.fixture
 def trained(tiny_folder, tmp_path):
-    """trained(method) -> a run folder on SST-2."""
-    def make(method, **settings):
-        run = tiny_run(tiny_folder, "sst2", method, epochs=1, k=20, valid_rows=10, **settings)
+    """trained(method) -> a run folder on SST-2, its trained tensors moved far from the base."""
+    def make(method):
+        run = tiny_run(tiny_folder, "sst2", method, epochs=1, k=20, valid_rows=10)
         run_experiment(prepare(run), folder := new_folder(run, tmp_path / "runs"))
+        tensors = load_file(folder / "trained.safetensors")
+        save_file({name: t + 0.3 * torch.randn_like(t) if t.is_floating_point() else t for name, t in tensors.items()}, folder / "trained.safetensors")
         return folder
     return make
 
@@ -65,14 +67,18 @@ def test_what_peft_itself_wrote(tmp_path, name):
     assert torch.allclose(found, torch.tensor(expected["logits"]), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["lora", "ft", "head", "bitfit", "layernorm", "top", "diff", "lora+layernorm"])
-def test_merging_gives_a_plain_bert_with_the_same_output(trained, batch, tmp_path, method):
+@pytest.mark.parametrize("method", ["lora", "ft", "head", "bitfit", "layernorm", "top", "diff", "lora+layernorm", "lora+diff"])
+def test_merging_gives_a_plain_bert_with_the_same_output(trained, tiny_folder, batch, tmp_path, method):
     folder = trained(method)
     assert main([str(folder), "--merge", "--out", str(tmp_path / "merged")]) == 0
     bert, tokenizer = load(str(tmp_path / "merged"))  # refuses every tensor that plain BERT lacks
     model, head = BertClassifier(bert, 2).eval(), load_file(tmp_path / "merged/model.safetensors")
     model.classifier.load_state_dict({name: head[f"classifier.{name}"] for name in ("weight", "bias")})
-    with torch.no_grad(): assert torch.allclose(model(*batch), logits(folder, batch), atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(model(*batch), logits(folder, batch), atol=1e-5)
+        if method != "head":  # and the base alone gives others
+            model.bert = load(str(tiny_folder))[0]
+            assert not torch.allclose(model(*batch), logits(folder, batch), atol=1e-3)
     config = json.loads((tmp_path / "merged/config.json").read_text())
     assert config["architectures"] == ["BertForSequenceClassification"] and config["id2label"] == {"0": "negative", "1": "positive"}
 
@@ -97,6 +103,19 @@ def test_peft_folders_that_we_cannot_compute(trained, tmp_path, capsys, change, 
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert main([str(tmp_path / "peft"), "--from", "peft", "--task", "sst2", "--out", str(tmp_path / "back")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_prefix_for_another_base_and_a_folder_without_one(trained, tmp_path, capsys):
+    main([str(trained("prefix")), "--to", "peft", "--out", str(tmp_path / "peft")])
+    base = str(Path(__file__).parent / "golden" / "peft-base")
+    assert main([str(tmp_path / "peft"), "--from", "peft", "--task", "sst2", "--model", base, "--out", str(tmp_path / "back")]) == 2
+    path = tmp_path / "peft/adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": None}))
+    assert main([str(tmp_path / "peft"), "--from", "peft", "--task", "sst2", "--out", str(tmp_path / "back")]) == 2
+    path.write_text("[]")
+    assert main([str(tmp_path / "peft"), "--from", "peft", "--task", "sst2", "--out", str(tmp_path / "back")]) == 2
+    err = capsys.readouterr().err
+    for message in ("prompt_embeddings has shape (3, 192); expected (3, 64)", "names no base; expected --model", "expected a JSON object"): assert message in err
 
 
 def test_a_missing_tensor_and_a_missing_task(trained, tmp_path, capsys):

@@ -47,6 +47,11 @@ def test_labels_that_are_numbers_keep_their_order(tmp_path):
     assert Data(file, file).found().labels == ("-1", "9", "10")
 
 
+def test_labels_that_look_like_numbers(tmp_path):
+    assert Data(write(tmp_path / "a.tsv", [("a", "1"), ("b", "01"), ("c", "001")]), "").found().labels == ("001", "01", "1")  # always in one order
+    assert Data(write(tmp_path / "b.tsv", [("a", "²"), ("b", "--1"), ("c", "5")]), "").found().labels == ("--1", "5", "²")
+
+
 def test_regression(tmp_path):
     file = write(tmp_path / "rows.csv", [("a", 1.5), ("b", -2)])
     data = Data(file, file, regression=True).found()
@@ -73,6 +78,9 @@ def test_quotes_in_csv_span_lines_and_count_them(tmp_path):
     ("rows.tsv", b"text\tlabel\na\tb\n\xff\tb\n", "line 3: not UTF-8"),
     ("rows.csv", b"text,label\na,b\n\xff,b\n", "line 3: not UTF-8"),
     ("rows.csv", b'text,label\na,b\n"a"b,c\n', "line 3: not valid CSV"),
+    ("rows.csv", b'text,label\na,b\n"c,b\nd,b\n', "line 3: a quote is opened here and never closed"),
+    ("rows.tsv", b"text\tlabel\na\tb\nc\t\n", "line 3: the column 'label' is empty; expected a label"),
+    ("rows.jsonl", b'{"text": "cut \\ud83d", "label": 1}\n', "line 1: 'text' is not Unicode text"),
     ("rows.tsv", b"text\tlabel\na\tb\nc\tb\n", "every row has the label 'b'; expected at least two labels"),
     ("rows.jsonl", b'{"text": "a", "label": 1}\n{"text": "a"\n', "line 2: not valid JSON"),
     ("rows.jsonl", b'{"text": "a", "label": 1}\n[1]\n', "line 2: expected a JSON object"),
@@ -150,6 +158,11 @@ def test_wrong_input_is_one_line(tiny_folder, tmp_path, monkeypatch, capsys, arg
     assert go(tiny_folder, *arguments) == 2
     err = capsys.readouterr().err.strip()
     assert message in err and "\n" not in err and not Path("runs").exists()
+
+
+def test_dev_without_train(capsys):
+    with pytest.raises(SystemExit): command.main(["--task", "sst2", "--dev", "y.tsv"])
+    assert "belong to --train" in capsys.readouterr().err
 
 
 def test_task_or_train(capsys):

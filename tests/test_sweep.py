@@ -46,6 +46,8 @@ def test_hyperparameters_multiply_only_where_they_matter():
         ("adapter", 48, 16), ("adapter", 256, 16), ("lora", 48, 2), ("lora", 48, 16), ("lora", 48, 32), ("apl", 48, 16), ("apl", 256, 16), ("ft", 48, 16),
     ]
     assert len({run.name for run in found}) == len(found)
+    assert found == runs("--tasks", "cola", "--methods", "adapter,lora,apl,ft", "--seeds", "1", "--bottleneck", "48,256", "--alpha", "2,16", "32")
+    with pytest.raises(SystemExit): runs("--methods", "lora", "--alpha", "many")
 
 
 def test_what_is_said_twice_is_done_once():
@@ -60,7 +62,8 @@ def test_learning_rates_are_a_list_too():
     (["--tasks", "wnli", "--methods", "ft"], "unknown task 'wnli'"), (["--methods", "xyz"], "unknown method 'xyz'"),
     (["--methods", "ft", "--k", "many"], "--k many: expected a number of training rows, or all"),
     (["--methods", "ft", "--seeds", "0"], "--seeds"), (["--methods", "ft", "--k", "100000"], "leaves none for validation"),
-    (["--methods", "ft", "--glue", "nowhere"], "no such file"),
+    (["--methods", "ft", "--glue", "nowhere"], "no such file"), (["--methods", "top", "--top-layers", "9"], "top_layers is 9; "),
+    (["--methods", "ft", "--max-length", "1000"], "has 128 positions"),
 ])
 def test_wrong_input_is_found_before_anything_is_written(tmp_path, monkeypatch, capsys, tiny_folder, arguments, message):
     monkeypatch.chdir(tmp_path)
@@ -79,16 +82,14 @@ def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path):
     whole = path.read_bytes()
     with open(path, "ab") as file: file.write(b'{"run": {"se')
     assert len(read_results(path)) == 2
-    mend(path, drop_failed=False)
+    mend(path)
     assert path.read_bytes() == whole
-    mend(path, drop_failed=True)
-    assert [record["run"] for record in read_results(path)] == [{"seed": 1}]
 
 
 def test_a_foreign_results_file_is_refused_and_kept(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text('{"run": {}}\nhello\n')
-    with pytest.raises(InputError, match="line 2: not a line that a sweep wrote"): mend(path, drop_failed=False)
+    with pytest.raises(InputError, match="line 2: not a line that a sweep wrote"): mend(path)
     assert path.read_text() == '{"run": {}}\nhello\n'
 
 
@@ -147,8 +148,10 @@ def test_a_killed_and_resumed_sweep_equals_an_uninterrupted_one(whole, tmp_path)
     assert lines(tmp_path / "out") == lines(whole[0])
 
 
-def test_a_run_s_leftovers_are_used_only_by_the_same_run(whole, tmp_path):
+def test_a_run_s_leftovers_are_used_only_by_the_same_run(whole, tmp_path, monkeypatch):
     """A killed sweep left a run in the middle; another one with more epochs starts it anew."""
+    def interrupt_at_once(*_): raise KeyboardInterrupt
+
     command = ["--tasks", "sst2", "--methods", "lora", "--k", "20", "--seeds", "1", *SMALL[12:], "--model", str(whole[1]), "--out"]
 
     def killed(folder):
@@ -164,6 +167,10 @@ def test_a_run_s_leftovers_are_used_only_by_the_same_run(whole, tmp_path):
 
     for epochs in ("2", "4"):
         killed(epochs)
+        if epochs == "4":  # and this one is killed as well, after it wrote its settings and before its first epoch ended
+            with monkeypatch.context() as patch:
+                patch.setattr(experiment, "train", interrupt_at_once)
+                assert main([*command, str(tmp_path / epochs), "--epochs", epochs]) == 130
         assert main([*command, str(tmp_path / epochs), "--epochs", epochs]) == main([*command, str(tmp_path / f"{epochs}-fresh"), "--epochs", epochs]) == 0
         assert lines(tmp_path / epochs) == lines(tmp_path / f"{epochs}-fresh")
 
@@ -196,8 +203,33 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(whole, tmp_path, monkeypa
     records = read_results(tmp_path / "results.jsonl")
     assert ["error" in record for record in records] == [True, False] and records[0]["run"]["method"]["name"] == "lora"
     assert main(arguments) == 0 and read_results(tmp_path / "results.jsonl") == records  # a failure is not tried again by itself
+    assert main([*arguments, "--seeds", "1", "--methods", "apl", "--retry-failed"]) == 0
+    assert read_results(tmp_path / "results.jsonl") == records  # nor is it forgotten by a sweep that does not hold it
     assert main([*arguments, "--retry-failed"]) == 0
     assert not any("error" in record for record in read_results(tmp_path / "results.jsonl"))
+
+
+def test_a_failed_run_does_not_stop_the_other_process(whole, tmp_path):
+    """Rank 1 fails at once (its runs' learning rate is infinite) while rank 0 still works; both end with exit code 1 and every run is on record."""
+    program = tmp_path / "sweep_that_fails.py"
+    program.write_text("import sys\nfrom minipelt import experiment, sweep\nreal = experiment.train\n"
+                       "def train(model, rows, recipe, *rest):\n    if recipe.learning_rate > 1: raise RuntimeError('too hot')\n    return real(model, rows, recipe, *rest)\n"
+                       "experiment.train = train\nsys.exit(sweep.main())\n")
+    arguments = ["--tasks", "sst2", "--methods", "lora", "--lr", "9,1e-3,2e-3,8", "--k", "20", "--seeds", "1", *SMALL[10:], "--model", str(whole[1]), "--out", "out"]
+    result = subprocess.run([*TORCHRUN, str(program), *arguments], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode and "4 runs on record" in result.stdout
+    assert sorted(record.get("error", "") for record in read_results(tmp_path / "out/results.jsonl")) == ["", "", *["RuntimeError('too hot')"] * 2]
+
+
+def test_sample_rows_do_not_count_as_the_real_ones():
+    sample, real, elsewhere = (sweep.settings(runs("--tasks", "cola", "--methods", "ft", "--seeds", "1", "--glue", place)[0]) for place in ("miniglue", "glue", "/data/glue"))
+    assert sample != real == elsewhere
+
+
+def test_an_unwritable_folder_is_found_before_the_first_run(whole, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([*SMALL, "--model", str(whole[1]), "--out", str(tmp_path / "file")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_dry_run_lists_and_trains_nothing(whole, tmp_path, capsys):

@@ -56,5 +56,6 @@ def test_what_cannot_take_part(folders, tiny_folder, tmp_path):
     run = tiny_run(tiny_folder, "sst2", "bitfit", epochs=1, k=20, valid_rows=10)
     run_experiment(prepare(run), folder := new_folder(run, tmp_path / "runs"))
     with pytest.raises(InputError, match="bitfit trains the base itself"): Switchboard([folders[0], folder], "cpu")
+    with pytest.raises(InputError, match="at least one"): Switchboard([])
     with pytest.raises(InputError, match="different names"): Switchboard([folders[0], folders[0]], "cpu")
     with pytest.raises(InputError, match="unknown run 'x'"): Switchboard(folders[:2], "cpu")("x", torch.tensor([[2, 3]]))

@@ -258,6 +258,12 @@ def test_real_rows_train(glue, tiny_folder, tmp_path, task, dev_rows):
     assert record["rows"] == {"train": 20, "validation": 20, "test": dev_rows}
 
 
+@pytest.mark.parametrize("method", ["ft", "head", *PARTS, "houlsby+p+l"])
+def test_every_method_trains_on_real_rows(glue, tiny_folder, tmp_path, method):
+    run = tiny_run(tiny_folder, "sst2", method, epochs=1, glue=str(glue), k=20, valid_rows=20)
+    assert run_experiment(prepare(run), new_folder(run, tmp_path))["rows"]["test"] == 872
+
+
 def test_interrupting_before_training_is_one_line(go, capsys, monkeypatch):
     def interrupt(*_): raise KeyboardInterrupt
     monkeypatch.setattr(experiment, "choose_rows", interrupt)
