@@ -149,7 +149,7 @@ def append(path, value):
 
 def mend(path, again=()):
     """Make a results.jsonl ready: there, writable, whole lines only (a killed process may have begun one), without failures of the Runs `again`."""
-    records = [record for record in read_results(path) if not ("error" in record and settings_on_record(record, path) in again)]
+    records = [record for record in read_results(path) if not (again and "error" in record and settings_on_record(record, path) in again)]
     part = Path(f"{path}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
