@@ -67,7 +67,7 @@ def score_table(grid, k, rows):
 def wide_table(rows, tasks, mark):
     """A tidy table with a row a (K, method) and a column a task: the difference, with its p."""
     lines = defaultdict(dict)
-    for row in rows: lines[row["k"], row["method"]][row["task"]] = f"{row['difference']:+.2f}<sub>{number(row['p'])}</sub>"
+    for row in rows: lines[row["k"], row["method"]][row["task"]] = f"{row['difference']:+.2f}<sub>{'&lt;0.01' if row['p'] < 0.005 else number(row['p'])}</sub>"
     return markdown(["K", mark, *tasks, "average"], [[str(k), f"`{method}`", *(cells.get(task, "") for task in (*tasks, "avg"))] for (k, method), cells in lines.items()])
 
 

@@ -155,7 +155,7 @@ def table_4(timing):
     """Parameters, and times relative to fine-tuning, as minipelt.timing measured them."""
     for row in timing["methods"]:
         theirs = paper.TABLE_4.get(row["method"], (None, None))
-        yield {"method": row["method"], "parameters": row["parameters"], "share": 100 * row["parameters"] / timing["base"],
+        yield {"method": row["method"], "parameters": row["parameters"], "share of base": 100 * row["parameters"] / timing["base"],
                "training": 100 * row["training"], "paper's training": theirs[0],
                "inference": 100 * row["inference"], "paper's inference": theirs[1]}
 
