@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from minipelt import InputError, run_command
-from minipelt.glue import read_lines
+from minipelt.glue import get_task, read_lines
 
 
 def make_parser():
@@ -54,9 +54,10 @@ def read_reports(folder):
 
 def metric_of(record):
     """The name of the metric that a run's task is scored by."""
-    from minipelt.experiment import Run
+    from minipelt.owndata import Data
 
-    return Run.from_dict(record["run"], "run.json").spec.metrics[0]
+    run = record["run"]
+    return (Data(**run["data"]).spec(run["task"]) if run.get("data") else get_task(run["task"])).metrics[0]
 
 
 def trained_parameters(record):
