@@ -118,7 +118,7 @@ def merge(model):
 
     from minipelt import lora
 
-    for module in model.bert.modules():  # diff pruning
+    for module in list(model.bert.modules()):  # diff pruning
         if parametrize.is_parametrized(module): parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     lora.merge(model.bert)
     return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
