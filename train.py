@@ -75,7 +75,6 @@ def make_parser():
     method.add_argument("--prefix-length", type=int, default=10, metavar="P", help="vectors in a prefix or prompt (default: %(default)s)")
     method.add_argument("--rank", type=int, default=8, metavar="R", help="rank of LoRA (default: %(default)s)")
     method.add_argument("--alpha", type=float, default=16, metavar="A", help="LoRA's scale is alpha / rank if not gated (default: %(default)g)")
-
     method.add_argument("--top-layers", type=int, default=1, metavar="N", help="layers that top trains; 0: the head alone (default: %(default)s)")
     method.add_argument("--share", type=float, default=0.005, metavar="S", help="of the entries of each matrix that diff keeps (default: %(default)s)")
 

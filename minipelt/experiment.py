@@ -76,9 +76,7 @@ class Run:
     @property
     def name(self):
         """The run in one word: sst2-apl-k500-seed1; settings of the method that are not the default are in it."""
-        changed = [f"{field}{value:g}" for field in HYPERPARAMETERS if (value := getattr(self.method, field)) != getattr(Method, field)]
-        if self.recipe.learning_rate != default_learning_rate(self.method): changed.append(f"lr{self.recipe.learning_rate:g}")
-        parts = [self.task, self.method.name, *["nogate"] * (not self.method.gate), *changed, *[f"k{self.k}"] * (self.k is not None)]
+        parts = [self.task, method_label(self.method, self.recipe.learning_rate), *[f"k{self.k}"] * (self.k is not None)]
         return "-".join([*parts, f"seed{self.recipe.seed}"]).replace("_", "")
 
     @property
@@ -100,6 +98,13 @@ def default_learning_rate(method):
     """The learning rate for a Method if the user names none."""
     head_alone = method.name == "top" and method.top_layers == 0
     return LEARNING_RATES.get("head" if head_alone else method.name, 1e-3)
+
+
+def method_label(method, learning_rate, without=None):
+    """A Method in one word: apl, apl-nogate, lora-alpha4; what is not the default is in it, but for the setting `without`."""
+    changed = [f"{name.replace('_', '')}{value:g}" for name in HYPERPARAMETERS if name != without and (value := getattr(method, name)) != getattr(Method, name)]
+    if without != "learning_rate" and learning_rate != default_learning_rate(method): changed.append(f"lr{learning_rate:g}")
+    return "-".join([method.name, *["nogate"] * (not method.gate), *changed])
 
 
 def choose_device(name):

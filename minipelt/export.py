@@ -39,6 +39,16 @@ def make_parser():
 # ---- to PEFT
 
 
+def tensor_names(kind, num_layers):
+    """{PEFT's name: ours} of the tensors of a `lora` or `prefix` run."""
+    names = {HEADS[kind] + name: name for name in ("classifier.weight", "classifier.bias")}
+    if kind == "prefix": return names | {"prompt_embeddings": "bert.prefix.table"}
+    return names | {
+        LORA.format(layer=layer, which=which, matrix=matrix): f"bert.encoder.layer.{layer}.attention.self.lora_{which}.{matrix}.weight"
+        for layer in range(num_layers) for which in ("query", "value") for matrix in "AB"
+    }
+
+
 def to_peft(run, tensors, config):
     """A run, its trained tensors and its base's BertConfig -> (adapter_config.json as a dict, adapter_model.safetensors as a dict)."""
     method, N, D = run.method, config.num_hidden_layers, config.hidden_size
@@ -46,19 +56,17 @@ def to_peft(run, tensors, config):
     if method.name not in HEADS or any(".pooler." in name for name in tensors):
         what = "trained a new pooler" if method.name in HEADS else f"is of method {method.name}"
         raise InputError(f"this run {what}; PEFT's format is written for lora and prefix, on a base that has a pooler")
-    head = {HEADS[method.name] + name: tensors[name] for name in ("classifier.weight", "classifier.bias")}
+    theirs = {name: tensors[ours] for name, ours in tensor_names(method.name, N).items()}
     if method.name == "lora":
         return {
             **common, "peft_type": "LORA", "r": method.rank, "lora_alpha": method.alpha, "lora_dropout": 0.0, "target_modules": ["query", "value"], "bias": "none",
-        }, head | {
-            LORA.format(layer=layer, which=which, matrix=matrix): tensors[f"bert.encoder.layer.{layer}.attention.self.lora_{which}.{matrix}.weight"]
-            for layer in range(N) for which in ("query", "value") for matrix in "AB"
-        }
+        }, theirs
     P = method.prefix_length
+    theirs["prompt_embeddings"] = theirs["prompt_embeddings"].permute(2, 0, 1, 3).reshape(P, N * 2 * D).contiguous()  # (N, 2, P, D) -> (P, 2 N D)
     return {
         **common, "peft_type": "PREFIX_TUNING", "num_virtual_tokens": P, "token_dim": D, "num_layers": N, "num_attention_heads": config.num_attention_heads,
         "num_transformer_submodules": 1, "encoder_hidden_size": D, "prefix_projection": False,
-    }, head | {"prompt_embeddings": tensors["bert.prefix.table"].permute(2, 0, 1, 3).reshape(P, N * 2 * D).contiguous()}  # (N, 2, P, D) -> (P, 2 N D)
+    }, theirs
 
 
 # ---- from PEFT
@@ -92,12 +100,7 @@ def from_peft(folder, task, model, glue):
     except KeyError as error: raise InputError(f"{place}: no {error}; expected what PEFT writes for {settings['peft_type']}") from None
     config = BertConfig.from_json(find(base) / "config.json")
     run = Run(task, method, Recipe(default_learning_rate(method)), base, str(Path(glue).resolve()) if Path(glue).is_dir() else glue, max_length=min(128, config.max_position_embeddings))
-    names = {HEADS[kind] + name: name for name in ("classifier.weight", "classifier.bias")}
-    if kind == "prefix": names["prompt_embeddings"] = "bert.prefix.table"
-    else: names |= {
-        LORA.format(layer=layer, which=which, matrix=matrix): f"bert.encoder.layer.{layer}.attention.self.lora_{which}.{matrix}.weight"
-        for layer in range(config.num_hidden_layers) for which in ("query", "value") for matrix in "AB"
-    }
+    names = tensor_names(kind, config.num_hidden_layers)
     for name in names.keys() ^ found.keys():
         raise InputError(f"{folder}/adapter_model.safetensors: tensor {name} is {'missing' if name in names else 'not expected'}")
     tensors = {ours: found[theirs].float() for theirs, ours in names.items()}

@@ -131,14 +131,21 @@ def read(task, split, root=MINIGLUE):
     return examples
 
 
-def read_lines(path):
-    """The lines of a UTF-8 file, without a byte-order mark, line ends, or an empty last line."""
+def read_bytes(path):
+    """A file's bytes. Raises InputError if it cannot be read."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {(error.strerror or 'cannot be read').lower().replace('no such file or directory', 'no such file')}") from None
+
+
+def read_lines(path):
+    """The lines of a UTF-8 file, without a byte-order mark, line ends, or an empty last line."""
+    data = read_bytes(path)
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         raise InputError(f"{path}: line {line}: not UTF-8") from None
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
 

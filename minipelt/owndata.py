@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minipelt import InputError
-from minipelt.glue import Example, Task
+from minipelt.glue import Example, Task, read_bytes
 
 FORMATS = (".tsv", ".csv", ".jsonl")
 
@@ -145,10 +145,7 @@ def pick(row, columns, place):
 
 def records(path):
     """Yield (line number, cells, or an object for JSON lines, or the InputError that is wrong with the line)."""
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise InputError(f"{path}: {(error.strerror or 'cannot be read').lower().replace('no such file or directory', 'no such file')}") from None
+    lines = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     while lines and not lines[-1].strip(): lines.pop()
     wrong = []  # what the CSV reader's source found on its way to the next row
 

@@ -100,11 +100,12 @@ def grid(args):
 
     tasks = list(TASKS.values()) if args.tasks == ["all"] else [get_task(name) for name in listed(args.tasks)]
     glue = args.glue or find_data(tasks)
+    unique_methods = methods(args)
     if args.seeds < 1 or args.threads < 1: raise InputError("--seeds and --threads: expected numbers of at least 1")
     runs = [
         Run(task.name, method, Recipe(rate, args.batch_size, args.epochs, args.patience, seed=seed), args.model or DEFAULT, glue,
             parse_k(k), args.valid_rows, args.max_length, args.device)
-        for seed in range(1, args.seeds + 1) for k in listed(args.k) for task in tasks for method in methods(args)
+        for seed in range(1, args.seeds + 1) for k in listed(args.k) for task in tasks for method in unique_methods
         for rate in args.lr or [default_learning_rate(method)]
     ]
     return list(dict.fromkeys(runs))  # each once, whatever was said twice

@@ -30,7 +30,7 @@ class Switch(nn.Module):
         self.board = [board]  # in a list, so that it does not count as a part of this module
 
     def groups(self):
-        """(module, the rows of its run) of every run of the batch that fills this slot."""
+        """(number of the run, its module, its rows) for every run of the batch that fills this slot."""
         for number, rows in self.board[0].rows.items():
             if not self.empty[number]: yield number, self.modules_of_runs[number], rows
 

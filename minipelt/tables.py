@@ -10,7 +10,7 @@ from dataclasses import asdict
 import numpy as np
 
 from minipelt import InputError, paper
-from minipelt.experiment import Run, default_learning_rate
+from minipelt.experiment import Run, method_label
 from minipelt.glue import TASKS
 from minipelt.unipelt import HYPERPARAMETERS, Method, kept_parameters
 
@@ -68,12 +68,8 @@ class Grid:
 
 
 def label(run, without=None):
-    """A method's name in the tables: apl, apl-nogate, lora-alpha4; what is not the default is in it, but for the setting `without`."""
-    method = run["method"]
-    changed = [f"{name.replace('_', '')}{method[name]:g}" for name in HYPERPARAMETERS if name != without and method[name] != getattr(Method, name)]
-    rate = run["recipe"]["learning_rate"]
-    if without != "learning_rate" and rate != default_learning_rate(Method(**method)): changed.append(f"lr{rate:g}")
-    return "-".join([method["name"], *["nogate"] * (not method["gate"]), *changed])
+    """`method_label` of a run on record."""
+    return method_label(Method(**run["method"]), run["recipe"]["learning_rate"], without)
 
 
 # ---- statistics

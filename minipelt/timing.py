@@ -73,8 +73,7 @@ def measure(runs, repeats):
     predicted = turns(inference, repeats, device)
     first = runs[0].method
     return [
-        {"method": method.name + "-nogate" * (not method.gate),
-         "parameters": kept_parameters(counts[method]),
+        {"method": method.name, "parameters": kept_parameters(counts[method]),
          "training": trained[method] / trained[first], "inference": predicted[method] / predicted[first]}
         for method in models
     ], counts[first]["base"]
