@@ -63,7 +63,7 @@ def make_parser():
     own.add_argument("--train", metavar="FILE", help="training rows: .tsv, .csv or .jsonl")
     own.add_argument("--dev", metavar="FILE", help="rows to pick the best epoch")
     own.add_argument("--test", metavar="FILE", help="rows to test on (default: those of --dev)")
-    own.add_argument("--text-column", default="text", metavar="NAME", help="by the header's name or, without a header, by number from 1 (default: %(default)s)")
+    own.add_argument("--text-column", default="text", metavar="NAME", help="by the header's name or by number from 1 (default: %(default)s)")
     own.add_argument("--text-b-column", metavar="NAME", help="the second text of a pair")
     own.add_argument("--label-column", default="label", metavar="NAME", help="class or score (default: %(default)s)")
     own.add_argument("--regression", action="store_true", help="labels are numbers to be predicted, not classes")

@@ -2,7 +2,7 @@
 
     python train.py --train reviews.tsv --dev reviews-dev.tsv --text-column text --label-column stars
 
-Columns are named as the header line names them, or numbered from 1 for a file without a header. In a TSV file, as in GLUE, a quote is a
+Columns are named as the header line names them, or numbered from 1, with a header or without. In a TSV file, as in GLUE, a quote is a
 character like any other; in a CSV file it quotes. The classes are the labels that the training file holds.
 """
 
@@ -32,12 +32,13 @@ class Data:
     regression: bool = False
     skip_bad_rows: bool = False
     labels: tuple = ()  # the classes by number, as the files write them
+    header: str | None = None  # columns by number: the first line is a header where it has this for a label
 
     def __post_init__(self):
         object.__setattr__(self, "labels", tuple(self.labels))  # JSON has lists
         columns = [column for column in (self.text, self.text_b, self.label) if column is not None]
         if len({is_number(column) for column in columns}) > 1 or "0" in columns:
-            raise InputError(f"columns {', '.join(columns)}: expected names, or for a file without a header numbers from 1, not both")
+            raise InputError(f"columns {', '.join(columns)}: expected names or numbers from 1, not both")
 
     def spec(self, name):
         """The Task that this data is."""
@@ -47,11 +48,26 @@ class Data:
 
     def found(self):
         """This Data with the labels that the training file holds. Raises InputError if there are fewer than two."""
+        first, labels = None, set()
+        for number, _, label in read_rows(self, self.train):
+            if number == 1 and is_number(self.text) and not self.train.endswith(".jsonl"): first = label  # may be a column's name
+            else: labels.add(label)
+        if self.header is None and first is not None and self.cannot_be_label(first, labels):
+            print(f"{self.train}: line 1 is taken as a header: no other row has {first!r} in column {self.label}")
+            return replace(self, header=first).found()
         if self.regression: return self
-        labels = {label for _, _, label in read_rows(self, self.train)}
+        labels |= {first} - {None}
         if len(labels) < 2: raise InputError(f"{self.train}: column {self.label!r}: every row has the label {labels.pop()!r}; expected at least two labels")
         whole = all(re.fullmatch(r"-?[0-9]+", label) for label in labels)
         return replace(self, labels=tuple(sorted(labels, key=lambda label: (int(label) if whole else 0, label))))
+
+    def cannot_be_label(self, first, others):
+        """Whether the first line's label looks like a column's name: it is no number in a regression, or the one row of a class beside two others."""
+        if not self.regression: return first not in others and len(others) > 1
+        try:
+            float(first)
+        except ValueError: return True
+        return False
 
     def read(self, split):
         """The Examples of `split` (train, dev or test). Raises InputError with file and line for a bad row, unless those are skipped."""
@@ -96,7 +112,9 @@ def read_rows(data, path, bad=None):
             if path.suffix == ".jsonl": cells = pick(row, columns, place)
             else:
                 if is_header := where is None and not is_number(data.text): where = places(row, columns, place)
-                elif where is None: where = numbered(row, columns, place)
+                elif where is None:
+                    where = numbered(row, columns, place)
+                    is_header = row[where[-1]] == data.header
                 width = width or len(row)
                 if len(row) != width: raise InputError(f"{place}: {len(row)} columns; expected {width}")
                 if is_header: continue

@@ -111,8 +111,10 @@ def report(grid, timing):
     sizes = swept(grid)
     if {"bottleneck", "top_layers"} & sizes.keys() and (rows := list(tradeoff(grid))):
         tables["tradeoff"] = rows
-        parts += ["## Score against trained parameters", "Average over the tasks; the head's parameters are counted. p is of a paired t-test against fine-tuning.",
-                  "![Average score against trained parameters](tradeoff.svg)", plain_table(tables["tradeoff"])]
+        parts += ["## Score against trained parameters", "The head's parameters are counted. The dotted line is fine-tuning.",
+                  "![Score against trained parameters, a panel a task](tradeoff.svg)"]
+        if compared := [row for row in rows if row["method"] != "ft" and not math.isnan(row["difference"])]:
+            parts += ["Each method minus fine-tuning, in points; below it the p of a paired t-test over the seeds.", wide_table(compared, grid.tasks, "method")]
     for name, rows in sizes.items():
         tables[name] = rows
         parts += [f"## {name.replace('_', ' ').capitalize()}", f"![Score against {name}]({name}.svg)", plain_table(rows)]
@@ -154,24 +156,30 @@ def draw(name, rows, path):
 
 
 def draw_tradeoff(rows, path):
-    """Mean score against trained parameters, a line a method, with a bar of one standard deviation; the grey line is fine-tuning."""
+    """Score against trained parameters, a panel a (K, task), a line a method, with a bar of one standard deviation; the dotted line is fine-tuning."""
     from matplotlib.figure import Figure
 
     from minipelt.plot import write
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    lines = defaultdict(list)
-    for row in rows: lines[re.sub(r"-(bottleneck|toplayers)[^-]*", "", row["method"]), row["k"]].append(row)
-    for (name, k), points in lines.items():
-        points.sort(key=lambda row: row["parameters"])
-        if name == "ft": axes.axhline(points[0]["mean"], color="grey", linestyle=":", zorder=0)
-        axes.errorbar([row["parameters"] for row in points], [row["mean"] for row in points], [np.nan_to_num(row["deviation"]) for row in points],
-                      marker="o", capsize=3, label=f"{name}, K = {k}")
-    axes.set_xscale("log")
-    axes.set(xlabel="trained parameters, with the head", ylabel="average test score")
-    axes.grid(alpha=0.3)
-    axes.legend()
+    panels = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["task"] == "avg" and len({row["task"] for row in rows}) == 2: continue  # the average of one task
+        panels[row["k"], row["task"]][re.sub(r"-(bottleneck|toplayers)[^-]*", "", row["method"])].append(row)
+    columns = min(3, len(panels))
+    figure = Figure(figsize=(1.5 + 3.5 * columns, 3.8 * math.ceil(len(panels) / columns)), layout="constrained")
+    grid = figure.subplots(math.ceil(len(panels) / columns), columns, sharex=True, squeeze=False).flatten()
+    for axes in grid[len(panels):]: axes.set_axis_off()
+    names = sorted({name for lines in panels.values() for name in lines})  # a method has one colour in all panels
+    for axes, ((k, task), lines) in zip(grid, panels.items()):
+        for name, points in lines.items():
+            points.sort(key=lambda row: row["parameters"])
+            colour = f"C{names.index(name)}"
+            if name == "ft": axes.axhline(points[0]["mean"], color=colour, linestyle=":", zorder=0)
+            axes.errorbar([row["parameters"] for row in points], [row["mean"] for row in points], [np.nan_to_num(row["deviation"]) for row in points],
+                          marker="o", capsize=3, color=colour, label=name)
+        axes.set(xscale="log", title=f"{'average' if task == 'avg' else task}, K = {k}", xlabel="trained parameters, with the head", ylabel="test score")
+        axes.grid(alpha=0.3)
+    grid[0].legend()
     write(figure, path)
 
 

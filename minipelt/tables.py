@@ -168,15 +168,15 @@ def comparisons(grid, reference):
 
 
 def tradeoff(grid):
-    """Score against trained parameters, the adapter paper's Figure 3: a row a method and size, with the distance to fine-tuning."""
+    """Score against trained parameters, the adapter paper's Figure 3: a row a method, size and task, with the distance to fine-tuning."""
     for k in grid.sizes:
-        tuned = grid.values(k, "ft", "avg")
         for method in grid.methods(k):
-            if values := grid.values(k, method, "avg"):
+            for task in (*grid.tasks, "avg"):
+                if not (values := grid.values(k, method, task)): continue
                 mean, deviation = mean_and_deviation(values)
-                distance, p, _ = paired_t_test(values, tuned)
-                yield {"k": k or "all", "method": method, "parameters": grid.parameters[method] + grid.heads[method], "mean": mean, "deviation": deviation,
-                       "minus fine-tuning": distance, "p": p, "seeds": len(values)}
+                difference, p, _ = paired_t_test(values, grid.values(k, "ft", task))
+                yield {"k": k or "all", "method": method, "parameters": grid.parameters[method] + grid.heads[method], "task": task, "mean": mean,
+                       "deviation": deviation, "difference": difference, "p": p, "seeds": len(values)}
 
 
 def gate_table(grid):

@@ -42,6 +42,22 @@ def test_columns_by_number_and_a_file_without_header(tmp_path, suffix):
     assert len(examples) == 4 and examples[0] == Example("good film", "x", 2)
 
 
+@pytest.mark.parametrize("suffix", [".tsv", ".csv"])
+def test_columns_by_number_and_a_header(tmp_path, suffix, capsys):
+    train, dev = write(tmp_path / f"rows{suffix}"), write(tmp_path / f"dev{suffix}", ROWS[:1], header=None)
+    data = Data(train, dev, text="1", label="2").found()
+    assert data.labels == ("mixed", "neg", "pos") and "line 1 is taken as a header: no other row has 'label'" in capsys.readouterr().out
+    assert data.read("train") == Data(train, train).found().read("train") and data.read("dev") == [Example("good film", label=2)]
+    scores = write(tmp_path / f"scores{suffix}", [("a", 1.5), ("b", -2)])
+    assert [example.label for example in Data(scores, scores, text="1", label="2", regression=True).found().read("dev")] == [1.5, -2.0]
+
+
+def test_a_first_row_that_may_be_one_stays(tmp_path):
+    for rows in (ROWS, [("good", "pos"), ("bad", "neg"), ("worse", "neg")]):  # its label comes again; or without it one class were left
+        file = write(tmp_path / "rows.tsv", rows, header=None)
+        assert len(Data(file, file, text="1", label="2").found().read("train")) == len(rows)
+
+
 def test_labels_that_are_numbers_keep_their_order(tmp_path):
     file = write(tmp_path / "rows.tsv", [("a", 10), ("b", 9), ("c", -1)])
     assert Data(file, file).found().labels == ("-1", "9", "10")

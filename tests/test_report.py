@@ -91,8 +91,8 @@ def test_a_swept_hyperparameter_gets_a_table():
 
 def test_score_against_trained_parameters(tmp_path):
     records = [record("cola", "houlsby", seed, size / 100, bottleneck=size) for size in (8, 64) for seed in (1, 2)] + [record("cola", "ft", seed, 0.5) for seed in (1, 2)]
-    rows = {row["method"]: row for row in tradeoff(Grid(records, "here"))}
-    assert rows["houlsby-bottleneck64"]["minus fine-tuning"] == pytest.approx(14) and rows["ft"]["p"] == 1 and rows["ft"]["parameters"] == 9
+    rows = {(row["method"], row["task"]): row for row in tradeoff(Grid(records, "here"))}
+    assert rows["houlsby-bottleneck64", "cola"]["difference"] == pytest.approx(14) and rows["ft", "avg"]["p"] == 1 and rows["ft", "cola"]["parameters"] == 9
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     assert main([str(tmp_path)]) == 0
     assert "## Score against trained parameters" in (tmp_path / "report.md").read_text() and (tmp_path / "tradeoff.csv").is_file()
