@@ -133,8 +133,14 @@ def gates_markdown(rows):
 # ---- files
 
 
+def draw_line(axes, points, x, **style):
+    """Mean score against the column `x` of some rows, with bars of one standard deviation."""
+    axes.errorbar([row[x] for row in points], [row["mean"] for row in points], [np.nan_to_num(row["deviation"]) for row in points],
+                  marker="o", capsize=3, **style)
+
+
 def draw(name, rows, path):
-    """Score against a hyperparameter, a line a (K, task, method), with a bar of one standard deviation."""
+    """Score against a hyperparameter, a line a (K, task, method)."""
     from matplotlib.figure import Figure
 
     from minipelt.plot import write
@@ -143,9 +149,7 @@ def draw(name, rows, path):
     axes = figure.subplots()
     lines = defaultdict(list)
     for row in rows: lines[f"{row['task']} {row['method']}, K = {row['k']}"].append(row)
-    for text, points in lines.items():
-        axes.errorbar([row[name] for row in points], [row["mean"] for row in points], [np.nan_to_num(row["deviation"]) for row in points],
-                      marker="o", capsize=3, label=text)
+    for text, points in lines.items(): draw_line(axes, points, name, label=text)
     if name != "top_layers": axes.set_xscale("log", base=2)
     values = sorted({row[name] for row in rows})
     axes.set_xticks(values, [f"{value:g}" for value in values])
@@ -156,7 +160,7 @@ def draw(name, rows, path):
 
 
 def draw_tradeoff(rows, path):
-    """Score against trained parameters, a panel a (K, task), a line a method, with a bar of one standard deviation; the dotted line is fine-tuning."""
+    """Score against trained parameters, a panel a (K, task), a line a method; the dotted line is fine-tuning."""
     from matplotlib.figure import Figure
 
     from minipelt.plot import write
@@ -167,18 +171,23 @@ def draw_tradeoff(rows, path):
         panels[row["k"], row["task"]][re.sub(r"-(bottleneck|toplayers)[^-]*", "", row["method"])].append(row)
     columns = min(3, len(panels))
     figure = Figure(figsize=(1.5 + 3.5 * columns, 3.8 * math.ceil(len(panels) / columns)), layout="constrained")
-    grid = figure.subplots(math.ceil(len(panels) / columns), columns, sharex=True, squeeze=False).flatten()
+    grid = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False).flatten()
     for axes in grid[len(panels):]: axes.set_axis_off()
     names = sorted({name for lines in panels.values() for name in lines})  # a method has one colour in all panels
+    smallest, largest = (bound(row["parameters"] for row in rows) for bound in (min, max))
     for axes, ((k, task), lines) in zip(grid, panels.items()):
         for name, points in lines.items():
             points.sort(key=lambda row: row["parameters"])
             colour = f"C{names.index(name)}"
             if name == "ft": axes.axhline(points[0]["mean"], color=colour, linestyle=":", zorder=0)
-            axes.errorbar([row["parameters"] for row in points], [row["mean"] for row in points], [np.nan_to_num(row["deviation"]) for row in points],
-                          marker="o", capsize=3, color=colour, label=name)
-        axes.set(xscale="log", title=f"{'average' if task == 'avg' else task}, K = {k}", xlabel="trained parameters, with the head", ylabel="test score")
+            draw_line(axes, points, "parameters", color=colour, label=name)
+        axes.set(xscale="log", xlim=(smallest / 2, 2 * largest), title=f"{'average' if task == 'avg' else task}, K = {k}",
+                 xlabel="trained parameters, with the head", ylabel="test score")
         axes.grid(alpha=0.3)
+    span = max(high - low for low, high in (axes.get_ylim() for axes in grid[: len(panels)]))
+    for axes in grid[: len(panels)]:  # a point has one height in all panels, so that noise looks like noise
+        middle = sum(axes.get_ylim()) / 2
+        axes.set_ylim(middle - span / 2, middle + span / 2)
     grid[0].legend()
     write(figure, path)
 

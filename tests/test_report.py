@@ -127,10 +127,11 @@ def test_two_swept_settings_stay_apart():
     assert [(row["method"], row["bottleneck"]) for row in rows] == [("houlsby", 8), ("houlsby", 64), ("houlsby-lr0.002", 8), ("houlsby-lr0.002", 64)]
 
 
-def test_a_size_without_a_complete_average_makes_no_figure(tmp_path):
+def test_without_a_complete_average_each_task_stands_alone(tmp_path):
     records = [record("sst2", "ft", 1, 0.5), *(record("cola", "adapter", 1, 0.5, bottleneck=size) for size in (8, 64))]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    assert main([str(tmp_path)]) == 0 and not (tmp_path / "tradeoff.csv").exists()
+    assert main([str(tmp_path)]) == 0
+    assert [line.split(",")[3] for line in (tmp_path / "tradeoff.csv").read_text().splitlines()] == ["task", "sst2", "cola", "cola"]
 
 
 def test_sample_rows_and_real_ones_do_not_mix(grid):
