@@ -5,7 +5,8 @@
 
 The coin z is the hard concrete distribution (Louizos et al. 2018), stretched over (l, r), so that it can be exactly 0 and still has
 a gradient: a relaxed count of entries, L0. Out of training, z is what it is at s = sigmoid(a), and of each matrix only the target
-share of entries with the largest |z delta| stays (magnitude pruning). These are what a run saves: their places and their values.
+share of entries with the largest |z delta| stays (magnitude pruning). Some epochs into the training these entries are settled, and
+from then on they train alone, to make up for the others. A run saves their places and their values.
 """
 
 import math
@@ -16,6 +17,7 @@ from torch.nn.utils import parametrize
 
 LOW, HIGH = -1.5, 1.5  # l and r
 LAMBDA = 1.0
+SURE = 20.0  # with this a, or minus this, no noise turns the coin, and a gets no gradient any more
 SPEED = 100.0  # a moves so many times faster than delta: AdamW moves any parameter by the learning rate a step, and a has far to go
 
 
@@ -54,6 +56,13 @@ class Diff(nn.Module):
         places = difference.abs().topk(self.kept).indices
         return torch.zeros_like(difference).index_copy_(0, places, difference[places]).view(self.shape)
 
+    @torch.no_grad()
+    def settle(self):
+        """Fix the coins: 1 for the entries that would stay, 0 for all others. From here on only the former train."""
+        difference = self.prune()
+        self.delta.copy_(difference)
+        self.a.copy_(torch.where(difference != 0, SURE / SPEED, -SURE / SPEED))
+
     def train(self, mode=True):
         """What model.train() and model.eval() call. In training the pruned difference goes out of date."""
         if mode and self.delta is not None: self.pruned = None
@@ -83,6 +92,10 @@ class Penalty(nn.Module):
         """-> a number, to be added to the loss."""
         entries = sum(diff.shape.numel() for diff in self.diffs)
         return LAMBDA * sum(diff.expected_share() * (diff.shape.numel() / entries) for diff in self.diffs)
+
+    def settle(self):
+        """Settle every difference."""
+        for diff in self.diffs: diff.settle()
 
 
 def differentiate(bert, share):

@@ -86,12 +86,14 @@ def train(model, rows, recipe, validate, state=None, on_epoch=lambda report, sta
     reports = restore(state, model, optimizer, schedule, steps) if state else []
     parameters = trained_parameters(model)
     device = next(model.parameters()).device
+    settling = 1 + min(recipe.epochs, recipe.patience) // 2  # early enough for patience to see what it brings
 
     with tqdm(total=steps * recipe.epochs, initial=steps * len(reports), unit="step", disable=HIDE_BARS, leave=False) as bar:
         for epoch in range(len(reports) + 1, recipe.epochs + 1):
             if reports and reports[-1]["epoch"] - reports[-1]["best_epoch"] >= recipe.patience: break
             started, total_loss = time.perf_counter(), 0.0
             model.train()
+            if model.penalty and epoch == settling: model.penalty.settle()
             torch.manual_seed(recipe.seed * 1000 + epoch)
             for indices in training_batches(rows, recipe.batch_size, seed=recipe.seed * 1000 + epoch):
                 inputs, labels, weight, dropout = share(*collate(rows, indices, device))  # all of the batch, where one process trains

@@ -46,6 +46,23 @@ def test_pruning_keeps_the_largest_share():
     assert torch.equal(diff.eval()(weight), weight)  # pruned anew after training went on
 
 
+def test_settled_entries_train_alone():
+    weight = torch.randn(20, 10)
+    diff = Diff(weight, 0.1)
+    torch.nn.init.normal_(diff.delta)
+    kept = diff.prune() != 0
+    diff.settle()
+    assert torch.equal(diff(weight), weight + diff.prune()) and kept.sum() == 20  # no noise left: training sees what will be saved
+    optimizer = torch.optim.AdamW(diff.parameters(), lr=1e-3)
+    before = diff.prune()
+    for _ in range(5):
+        ((diff(weight) - 1) ** 2).sum().backward()
+        assert (diff.a.grad == 0).all() and ((diff.delta.grad != 0) == kept).all()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.equal(diff.prune() != 0, kept) and not torch.equal(diff.prune(), before)
+
+
 def test_the_penalty_lowers_the_coins(tiny):
     model = attach(BertClassifier(tiny, 2), Method("diff"))
     before = model.penalty().item()

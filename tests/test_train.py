@@ -96,8 +96,9 @@ def test_two_runs_with_one_seed_give_the_same_bytes(tiny_folder, tmp_path):
     assert records[0]["results"]["test"] == records[1]["results"]["test"]
 
 
-def test_an_interrupted_run_resumes_to_the_same_result(tiny_folder, tmp_path):
-    run = tiny_run(tiny_folder, epochs=4)
+@pytest.mark.parametrize("method", ["apl", "diff"])  # diff settles its places in epoch 3: the resumed run must have them from the file
+def test_an_interrupted_run_resumes_to_the_same_result(tiny_folder, tmp_path, method):
+    run = tiny_run(tiny_folder, method=method, epochs=4)
     whole = run_experiment(prepare(run), first := new_folder(run, tmp_path))
 
     def interrupt(line):
