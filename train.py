@@ -91,8 +91,8 @@ def make_parser():
 
 def settings(args):
     """Command line -> Run."""
-    from minipelt.experiment import Run, default_learning_rate
     from minipelt.loop import Recipe
+    from minipelt.run import Run, default_learning_rate
     from minipelt.unipelt import HYPERPARAMETERS, Method
 
     method = Method(args.method, not args.no_gate, **{name: getattr(args, name) for name in HYPERPARAMETERS})
@@ -156,8 +156,9 @@ def result_table(record):
 def train(args):
     """Run, or go on with, one experiment; under torchrun, together with the other processes."""
     from minipelt.checkpoint import load_json
-    from minipelt.experiment import Run, new_folder, prepare
+    from minipelt.experiment import new_folder, prepare
     from minipelt.parallel import start
+    from minipelt.run import Run
 
     if int(os.environ.get("RANK", 0)): sys.stdout = open(os.devnull, "w")  # of torchrun's processes only the first speaks
     if args.resume:

@@ -1,6 +1,6 @@
 """minipelt: parameter-efficient language-model tuning, from scratch, one chapter a file.
 
-Read in this order: bert, weights, adapter, prefix, lora, bitfit, gate, unipelt, glue, metrics, batches, loop, checkpoint, shared,
+Read in this order: bert, weights, adapter, prefix, lora, bitfit, gate, unipelt, glue, metrics, batches, loop, checkpoint, run, shared,
 experiment, parallel; the other methods: ia3, prompt, side, diff; the papers' grids: sweep, tables, report, timing; and the tools:
 predict, describe, plot, owndata, export, switchboard.
 """

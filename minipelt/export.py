@@ -76,8 +76,8 @@ def from_peft(folder, task, model, glue):
     """A PEFT folder -> (Run, trained tensors by our names). Raises InputError for what we cannot compute."""
     from minipelt.bert import BertConfig
     from minipelt.checkpoint import load_json, load_tensors
-    from minipelt.experiment import Run, default_learning_rate
     from minipelt.loop import Recipe
+    from minipelt.run import Run, default_learning_rate
     from minipelt.unipelt import Method
     from minipelt.weights import find
 
@@ -144,7 +144,8 @@ def export(args):
     """Do what was asked, into a folder that must not exist yet."""
     from minipelt.bert import BertConfig
     from minipelt.checkpoint import load_tensors, load_trained, save_json, save_tensors
-    from minipelt.experiment import Run, build, load_run
+    from minipelt.experiment import build, load_run
+    from minipelt.run import Run
     from minipelt.shared import Shared
     from minipelt.weights import find
 

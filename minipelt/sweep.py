@@ -94,8 +94,8 @@ def methods(args):
 
 def grid(args):
     """Command line -> list of Runs, seed by seed, so that what is done is a smaller grid at any time."""
-    from minipelt.experiment import Run, default_learning_rate
     from minipelt.loop import Recipe
+    from minipelt.run import Run, default_learning_rate
     from minipelt.weights import DEFAULT
 
     tasks = list(TASKS.values()) if args.tasks == ["all"] else [get_task(name) for name in listed(args.tasks)]
@@ -161,7 +161,7 @@ def mend(path, again=()):
 
 def settings_on_record(record, path):
     """The `settings` of a line."""
-    from minipelt.experiment import Run
+    from minipelt.run import Run
 
     return settings(Run.from_dict(record["run"], path))
 
@@ -186,7 +186,8 @@ def claims(store, size):
 
 def run_one(run, shared, folder):
     """Do one run. Returns (its line for results.jsonl, its line for times.jsonl)."""
-    from minipelt.experiment import Run, prepare, run_experiment
+    from minipelt.experiment import prepare, run_experiment
+    from minipelt.run import Run
 
     started = time.perf_counter()
     try:
@@ -205,7 +206,8 @@ def run_one(run, shared, folder):
 
 def cost(run, shared):
     """How much work a run is at most: tokens that go through the encoder, each counted 1 on the way in and 1 or 2 on the way back."""
-    from minipelt.experiment import check_fits, choose_device, count_rows
+    from minipelt.experiment import check_fits, choose_device
+    from minipelt.run import count_rows
 
     bert, tokenizer = shared.base(run.model, choose_device(run.device))
     check_fits(run, bert.config)

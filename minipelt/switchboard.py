@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from minipelt import InputError
-from minipelt.experiment import Run, build, choose_device
 from minipelt.checkpoint import load_trained
+from minipelt.experiment import build, choose_device
+from minipelt.run import Run
 from minipelt.shared import Shared
 from minipelt.unipelt import detach, slots
 

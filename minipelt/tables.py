@@ -10,8 +10,8 @@ from dataclasses import asdict
 import numpy as np
 
 from minipelt import InputError, paper
-from minipelt.experiment import Run, method_label
 from minipelt.glue import TASKS
+from minipelt.run import Run, method_label
 from minipelt.unipelt import HYPERPARAMETERS, Method, kept_parameters
 
 METHODS = ("ft", "head", "bitfit", "adapter", "prefix", "lora")  # first in every table, in the paper's order; unions follow

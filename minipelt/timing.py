@@ -99,8 +99,9 @@ def write_timing(args):
     import torch
 
     from minipelt.checkpoint import save_json
-    from minipelt.experiment import Run, choose_device
+    from minipelt.experiment import choose_device
     from minipelt.loop import Recipe
+    from minipelt.run import Run
     from minipelt.unipelt import Method
     from minipelt.weights import DEFAULT
 

@@ -10,8 +10,9 @@ import torch
 import train as command
 from minipelt.bert import BertClassifier, BertConfig, BertModel
 from minipelt.describe import describe
-from minipelt.experiment import default_learning_rate, prepare, run_experiment
+from minipelt.experiment import prepare, run_experiment
 from minipelt.glue import TASKS
+from minipelt.run import default_learning_rate
 from minipelt.unipelt import PARTS, Method, attach, count_parameters, kept_parameters
 from test_train import tiny_run
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from minipelt import InputError, paper
-from minipelt.experiment import Run, default_learning_rate
 from minipelt.glue import TASKS
 from minipelt.loop import Recipe
 from minipelt.report import main, ranked
+from minipelt.run import Run, default_learning_rate
 from minipelt.tables import Grid, comparisons, paired_t_test, swept, t_probability, table_1, table_2, table_3, tradeoff
 from minipelt.unipelt import Method
 

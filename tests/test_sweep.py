@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from minipelt import InputError, experiment, sweep
+from minipelt.run import Run
 from minipelt.sweep import append, grid, main, make_parser, mend, read_results
 from test_parallel import ENVIRONMENT, TORCHRUN, launch
 
@@ -123,7 +124,7 @@ def test_every_run_is_a_line_without_times(whole):
 
 def test_a_run_of_a_sweep_is_the_run_alone(whole, tmp_path):
     record = next(record for record in read_results(whole[0] / "results.jsonl") if record["run"]["task"] == "stsb" and record["run"]["recipe"]["seed"] == 2)
-    run = experiment.Run(**record["run"] | {"method": experiment.Method(**record["run"]["method"]), "recipe": experiment.Recipe(**record["run"]["recipe"])})
+    run = Run.from_dict(record["run"], "results.jsonl")
     alone = experiment.run_experiment(experiment.prepare(run), experiment.new_folder(run, tmp_path))
     assert alone["results"]["test"] == record["results"]["test"] and alone["parameters"] == record["parameters"]
 

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import train as command
-from minipelt import InputError, experiment
+from minipelt import experiment
 from minipelt.bert import BertClassifier
-from minipelt.experiment import Run, default_learning_rate, load_run, load_splits, new_folder, prepare, run_experiment
+from minipelt.experiment import load_run, new_folder, prepare, run_experiment
 from minipelt.glue import TASKS
 from minipelt.loop import Recipe
+from minipelt.run import Run, default_learning_rate
 from minipelt.shared import Shared
 from minipelt.unipelt import PARTS, Method
 
@@ -43,28 +44,6 @@ def tiny_run(tiny_folder, task="rte", method="apl", **changes):
     recipe = Recipe(1e-3, epochs=changes.pop("epochs", 3), batch_size=32)
     method = Method(method, bottleneck=4, prefix_length=3, prefix_hidden=8)
     return Run(task, method, recipe, str(tiny_folder), max_length=24, device="cpu", **changes)
-
-
-# ---- data splits
-
-
-def test_k_shot_split(tiny_folder):
-    splits = load_splits(tiny_run(tiny_folder, "sst2", k=50, valid_rows=100))
-    whole = load_splits(tiny_run(tiny_folder, "sst2"))
-    assert [len(rows) for rows in splits.values()] == [50, 100, len(whole["test"])]
-    assert not set(splits["train"]) & set(splits["validation"])
-    assert set(splits["train"]) | set(splits["validation"]) <= set(whole["train"])
-    assert splits == load_splits(tiny_run(tiny_folder, "sst2", k=50, valid_rows=100))
-    assert whole["validation"] is whole["test"]
-
-
-def test_the_seed_chooses_the_rows(tiny_folder):
-    runs = [Run("sst2", Method("lora"), Recipe(1e-3, seed=seed), k=50) for seed in (1, 2)]
-    assert load_splits(runs[0])["train"] != load_splits(runs[1])["train"]
-
-
-def test_a_k_that_leaves_no_validation_rows_is_refused(tiny_folder):
-    with pytest.raises(InputError, match="leaves none for validation"): load_splits(tiny_run(tiny_folder, "rte", k=10_000))
 
 
 # ---- runs
