@@ -54,8 +54,8 @@ def make_parser():
     data = parser.add_argument_group("data")
     data.add_argument("--glue", metavar="FOLDER", help="where the official TSVs are (default: glue if it holds the task, "
                       "else the sample rows that come with minipelt)")
-    data.add_argument("--k", type=int, metavar="K", help="low-resource protocol: K rows of train, the next 1,000 to pick the best "
-                      "epoch, dev as test (default: all of train, best score on dev)")
+    data.add_argument("--k", type=int, metavar="K", help="low-resource protocol: K rows of train; with GLUE the next 1,000 pick the best epoch "
+                      "and dev is the test set (default: all of train, best score on dev)")
     data.add_argument("--valid-rows", type=int, default=1000, metavar="N", help="with --k: rows to pick the best epoch (default: %(default)s)")
     data.add_argument("--max-length", type=int, default=128, metavar="N", help="tokens kept of a row (default: %(default)s)")
 
@@ -99,10 +99,13 @@ def settings(args):
     recipe = Recipe(default_learning_rate(method) if args.lr is None else args.lr, args.batch_size, args.epochs, args.patience, seed=args.seed)
     data = own_data(args) if args.train else None
     name = Path(args.train).stem if data else get_task(args.task).name
-    # Folders and files are kept as full paths, so that the run can be scored from anywhere.
-    model, glue = (str(Path(name).resolve()) if name and Path(name).is_dir() and name != "miniglue" else name
-                   for name in (args.model or DEFAULT_MODEL, "" if data else args.glue or find_data([get_task(args.task)])))
+    model, glue = full_path(args.model or DEFAULT_MODEL), "" if data else full_path(args.glue or find_data([get_task(args.task)]))
     return Run(name, method, recipe, model, glue, args.k, args.valid_rows, args.max_length, args.device or "auto", data)
+
+
+def full_path(name):
+    """A folder as a full path, so that the run can be scored from anywhere; any other name as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() and name != "miniglue" else name
 
 
 def own_data(args):
@@ -116,7 +119,7 @@ def own_data(args):
 
 def changes(args):
     """What --eval and --resume take from the command line; all else stands in the run folder."""
-    return {name: value for name, value in (("device", args.device), ("glue", args.glue), ("model", args.model)) if value}
+    return {name: value if name == "device" else full_path(value) for name, value in (("device", args.device), ("glue", args.glue), ("model", args.model)) if value}
 
 
 def evaluate(args):
@@ -161,10 +164,10 @@ def train(args):
     from minipelt.run import Run
 
     if int(os.environ.get("RANK", 0)): sys.stdout = open(os.devnull, "w")  # of torchrun's processes only the first speaks
-    if args.resume:
-        record = load_json(Path(args.resume) / "run.json")
-        if "results" in record: raise InputError(f"{args.resume}: this run is finished; --eval {args.resume} scores it again")
     run = Run.load(args.resume, **changes(args)) if args.resume else settings(args)
+    if args.resume:
+        if "results" in load_json(Path(args.resume) / "run.json"): raise InputError(f"{args.resume}: this run is finished; --eval {args.resume} scores it again")
+        if not (Path(args.resume) / "metrics.jsonl").is_file(): raise InputError(f"{args.resume}: no training to go on with; --eval {args.resume} scores it")
     if int(os.environ.get("RANK", 0)): return follow(run, args.resume)
     start(run.device)
     prepared = prepare(run)

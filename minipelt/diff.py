@@ -64,8 +64,8 @@ class Diff(nn.Module):
         self.a.copy_(torch.where(difference != 0, SURE / SPEED, -SURE / SPEED))
 
     def train(self, mode=True):
-        """What model.train() and model.eval() call. In training the pruned difference goes out of date."""
-        if mode and self.delta is not None: self.pruned = None
+        """What model.train() and model.eval() call. The pruned difference may be out of date by then."""
+        if self.delta is not None: self.pruned = None
         return super().train(mode)
 
     def remains(self):
@@ -105,4 +105,5 @@ def differentiate(bert, share):
         if not isinstance(module, nn.Linear): continue
         diffs.append(Diff(module.weight, share))
         parametrize.register_parametrization(module, "weight", diffs[-1])
+        diffs[-1].pruned = None  # to register it, torch asked for it once
     return diffs

@@ -24,7 +24,7 @@ from minipelt.loop import predict, train
 from minipelt.parallel import add_up, rank_and_size
 from minipelt.run import Run, choose_rows
 from minipelt.shared import Shared
-from minipelt.unipelt import attach, count_parameters
+from minipelt.unipelt import attach, count_parameters, trained_parameters
 
 
 def choose_device(name):
@@ -109,7 +109,7 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
     """Train, test and record one run in an existing folder. Returns its record, as it stands in `folder`/run.json.
 
     say(line) is called with a line for people now and then. With `resume`, goes on from `folder`/resume.safetensors, which is
-    written after the first epoch and then when `save_seconds` have passed since the last time.
+    written with every best epoch, and when `save_seconds` have passed since the last time.
     """
     folder = Path(folder)
     run, model, rows = prepared
@@ -120,8 +120,8 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
     record = {"run": asdict(run), "rows": {name: len(split) for name, split in rows.items()}, "parameters": counts,
               "device": model.classifier.weight.device.type, "threads": torch.get_num_threads(), "processes": rank_and_size()[1],
               "versions": {"minipelt": minipelt.__version__, "torch": torch.__version__, "python": platform.python_version()}}
+    state = load_state(folder / "resume.safetensors", model) if resume else None
     save_json(record, folder / "run.json")
-    state = load_state(folder) if resume else None
     with open(folder / "metrics.jsonl", "w", encoding="utf-8") as log:
         log.writelines(json.dumps(report) + "\n" for report in (state[1] if state else []))
     last_save = -float("inf")
@@ -130,7 +130,7 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
         nonlocal last_save
         best = report["epoch"] == report["best_epoch"]
         if best: save_tensors(trained_tensors(model), folder / "trained.safetensors")
-        if time.perf_counter() - last_save >= save_seconds:
+        if best or time.perf_counter() - last_save >= save_seconds:
             tensors, reports = snapshot()
             save_tensors(tensors, folder / "resume.safetensors", {"reports": json.dumps(reports)})
             last_save = time.perf_counter()
@@ -163,9 +163,12 @@ def test(model, task, rows):
     return {"test": score(task, logits, rows.labels), "gates": mean_gates(gates), "test_seconds": time.perf_counter() - started}
 
 
-def load_state(folder):
-    """What `train` needs to go on: the tensors and reports of resume.safetensors."""
-    tensors, metadata = load_tensors(folder / "resume.safetensors")
+def load_state(path, model):
+    """What `train` needs to go on: the tensors and reports of a resume.safetensors. Raises InputError if they are not of this model."""
+    tensors, metadata = load_tensors(path)
+    for name, parameter in trained_parameters(model).items():
+        if name not in tensors or tensors[name].shape != parameter.shape:
+            raise InputError(f"{path}: no tensor {name} of shape {tuple(parameter.shape)}; expected the base that the run began with")
     return tensors, json.loads(metadata["reports"])
 
 

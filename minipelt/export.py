@@ -87,7 +87,7 @@ def from_peft(folder, task, model, glue):
     kind = {"LORA": "lora", "PREFIX_TUNING": "prefix"}.get(settings.get("peft_type"))
     if kind is None: raise InputError(f"{place}: peft_type is {settings.get('peft_type')!r}; expected LORA or PREFIX_TUNING")
     expected = {"bias": ("none",), "use_dora": (False, None), "use_rslora": (False, None), "rank_pattern": ({}, None), "alpha_pattern": ({}, None),
-                "fan_in_fan_out": (False, None), "prefix_projection": (False, None)}
+                "fan_in_fan_out": (False, None), "prefix_projection": (False, None), "init_lora_weights": (True, False, "gaussian", None)}
     for name, values in expected.items():
         if name in settings and settings[name] not in values: raise InputError(f"{place}: {name} is {settings[name]!r}; expected {values[0]!r}")
     base = model or settings.get("base_model_name_or_path")
@@ -96,8 +96,9 @@ def from_peft(folder, task, model, glue):
     if kind == "lora" and sorted(settings.get("target_modules") or []) != ["query", "value"]:
         raise InputError(f"{place}: target_modules is {settings.get('target_modules')!r}; expected query and value")
     try:
-        method = Method("lora", rank=settings["r"], alpha=float(settings["lora_alpha"])) if kind == "lora" else Method("prefix", prefix_length=settings["num_virtual_tokens"])
-    except KeyError as error: raise InputError(f"{place}: no {error}; expected what PEFT writes for {settings['peft_type']}") from None
+        method = Method("lora", rank=int(settings["r"]), alpha=float(settings["lora_alpha"])) if kind == "lora" else Method("prefix", prefix_length=int(settings["num_virtual_tokens"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{place}: sizes are missing or no numbers ({error!r}); expected what PEFT writes for {settings['peft_type']}") from None
     config = BertConfig.from_json(find(base) / "config.json")
     run = Run(task, method, Recipe(default_learning_rate(method)), base, str(Path(glue).resolve()) if Path(glue).is_dir() else glue, max_length=min(128, config.max_position_embeddings))
     names = tensor_names(kind, config.num_hidden_layers)

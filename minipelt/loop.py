@@ -86,7 +86,7 @@ def train(model, rows, recipe, validate, state=None, on_epoch=lambda report, sta
     reports = restore(state, model, optimizer, schedule, steps) if state else []
     parameters = trained_parameters(model)
     device = next(model.parameters()).device
-    settling = 1 + min(recipe.epochs, recipe.patience) // 2  # early enough for patience to see what it brings
+    settling = 1 + max(1, min(recipe.epochs, recipe.patience) // 2)  # the epoch: early enough for patience to see what it brings
 
     with tqdm(total=steps * recipe.epochs, initial=steps * len(reports), unit="step", disable=HIDE_BARS, leave=False) as bar:
         for epoch in range(len(reports) + 1, recipe.epochs + 1):
@@ -98,8 +98,8 @@ def train(model, rows, recipe, validate, state=None, on_epoch=lambda report, sta
             for indices in training_batches(rows, recipe.batch_size, seed=recipe.seed * 1000 + epoch):
                 inputs, labels, weight, dropout = share(*collate(rows, indices, device))  # all of the batch, where one process trains
                 with dropout: loss = weight * loss_function(model(*inputs), labels)
-                if model.penalty: loss = loss + weight * model.penalty()
-                loss.backward()
+                penalty = weight * model.penalty() if model.penalty else 0.0
+                (loss + penalty).backward()
                 loss = sum_gradients(parameters.values(), loss)
                 torch.nn.utils.clip_grad_norm_(parameters.values(), recipe.clip)
                 optimizer.step()

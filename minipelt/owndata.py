@@ -37,7 +37,7 @@ class Data:
     def __post_init__(self):
         object.__setattr__(self, "labels", tuple(self.labels))  # JSON has lists
         columns = [column for column in (self.text, self.text_b, self.label) if column is not None]
-        if len({is_number(column) for column in columns}) > 1 or "0" in columns:
+        if len({is_number(column) for column in columns}) > 1 or any(is_number(column) and int(column) < 1 for column in columns):
             raise InputError(f"columns {', '.join(columns)}: expected names or numbers from 1, not both")
 
     def spec(self, name):
@@ -53,7 +53,7 @@ class Data:
             if number == 1 and is_number(self.text) and not self.train.endswith(".jsonl"): first = label  # may be a column's name
             else: labels.add(label)
         if self.header is None and first is not None and self.cannot_be_label(first, labels):
-            print(f"{self.train}: line 1 is taken as a header: no other row has {first!r} in column {self.label}")
+            print(f"{self.train}: line 1 is taken as a header: {first!r} is {'no number' if self.regression else 'the label of no other row'}")
             return replace(self, header=first).found()
         if self.regression: return self
         labels |= {first} - {None}
@@ -170,10 +170,11 @@ def records(path):
     def decoded():
         for number, line in enumerate(lines, start=1):
             try:
-                yield line.decode("utf-8").removesuffix("\r") + "\n"
+                text = line.decode("utf-8")
             except UnicodeDecodeError:
                 wrong.append((number, InputError(f"{path}: line {number}: not UTF-8")))
-                yield "\n"
+                text = line.decode("utf-8", "replace")  # its quotes count: they tell where the row ends
+            yield text.removesuffix("\r") + "\n"
 
     if path.suffix == ".csv":
         reader = csv.reader(decoded(), strict=True)
@@ -184,14 +185,13 @@ def records(path):
             except StopIteration: return
             except csv.Error as error:
                 if "end of data" in str(error): raise InputError(f"{path}: line {first}: a quote is opened here and never closed") from None
-                yield first, InputError(f"{path}: line {first}: not valid CSV ({error})")
-            else:
-                if wrong: yield wrong.pop()
-                else: yield first, row
+                row = InputError(f"{path}: line {first}: not valid CSV ({error})")
+            yield wrong[0] if wrong else (first, row)
+            wrong.clear()
     for number, line in enumerate(decoded(), start=1):
         if wrong: yield wrong.pop()
         elif path.suffix == ".tsv": yield number, line.removesuffix("\n").split("\t")
         else:
             try:
                 yield number, json.loads(line)
-            except ValueError: yield number, InputError(f"{path}: line {number}: not valid JSON")
+            except (ValueError, RecursionError): yield number, InputError(f"{path}: line {number}: not valid JSON")

@@ -188,7 +188,7 @@ def draw_tradeoff(rows, path):
     for axes in grid[: len(panels)]:  # a point has one height in all panels, so that noise looks like noise
         middle = sum(axes.get_ylim()) / 2
         axes.set_ylim(middle - span / 2, middle + span / 2)
-    grid[0].legend()
+    figure.legend(*zip(*{text: (line, text) for axes in grid for line, text in zip(*axes.get_legend_handles_labels())}.values()), loc="outside lower center", ncols=6)
     write(figure, path)
 
 

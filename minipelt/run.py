@@ -93,7 +93,8 @@ def method_label(method, learning_rate, without=None):
 
 def count_rows(run, size):
     """How many of the `size` rows of a training file are for ("train", "validation"); None: the dev set is for validation."""
-    if run.k is None or run.data: return min(run.k or size, size), None
+    if run.data and run.k and run.k > size: raise InputError(f"{run.data.train}: {size} rows; expected at least the {run.k} of --k")
+    if run.k is None or run.data: return run.k or size, None
     if run.k >= size:
         raise InputError(f"{run.task} has {size} training rows in {run.glue}: --k {run.k} leaves none for validation; expected at most {size - 1}")
     return run.k, min(run.valid_rows, size - run.k)

@@ -102,6 +102,7 @@ def grid(args):
     glue = args.glue or find_data(tasks)
     unique_methods = methods(args)
     if args.seeds < 1 or args.threads < 1: raise InputError("--seeds and --threads: expected numbers of at least 1")
+    if not (tasks and unique_methods and listed(args.k)): raise InputError("an empty grid; expected at least one task, one method and one K")
     runs = [
         Run(task.name, method, Recipe(rate, args.batch_size, args.epochs, args.patience, seed=seed), args.model or DEFAULT, glue,
             parse_k(k), args.valid_rows, args.max_length, args.device)
@@ -150,20 +151,33 @@ def append(path, value):
 
 def mend(path, again=()):
     """Make a results.jsonl ready: there, writable, whole lines only (a killed process may have begun one), without failures of the Runs `again`."""
-    records = [record for record in read_results(path) if not (again and "error" in record and settings_on_record(record, path) in again)]
-    part = Path(f"{path}.part")
+    records = [record for record in read_results(path) if not (again and "error" in record and settings(run_on_record(record, path)) in again)]
+    text, part = "".join(json.dumps(record) + "\n" for record in records), Path(f"{path}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        path.open("a").close()
+        if path.read_text(encoding="utf-8") == text: return
+        part.write_text(text, encoding="utf-8")
         os.replace(part, path)
     except OSError as error: raise InputError(f"{path}: cannot be written ({error.strerror})") from None
 
 
-def settings_on_record(record, path):
-    """The `settings` of a line."""
+def run_on_record(record, path):
+    """The Run of a line."""
     from minipelt.run import Run
 
-    return settings(Run.from_dict(record["run"], path))
+    return Run.from_dict(record["run"], path)
+
+
+def check_protocol(runs, on_record, path):
+    """Raise InputError if these Runs and those on record do not go into one report: a task has one number of epochs, one base, and so on."""
+    from minipelt.tables import protocol
+
+    known = {run.task: protocol(asdict(run)) for run in on_record}
+    for run in runs:
+        for name, value in protocol(asdict(run)).items():
+            if run.task in known and known[run.task][name] != value:
+                raise InputError(f"{path}: has runs of {run.task} with {name} {known[run.task][name]}; for {value}, expected another --out")
 
 
 # ---- the work
@@ -266,13 +280,14 @@ def sweep(args):
     torch.set_num_threads(args.threads)
     if torch.cuda.is_available(): torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     runs, shared, out = grid(args), Shared(), Path(args.out)
-    costs = [cost(run, shared) for run in runs]  # also finds, before anything starts, what is wrong with files and settings
     path = out / "results.jsonl"
+    check_protocol(runs, [run_on_record(record, path) for record in read_results(path) if "results" in record], path)
+    costs = [cost(run, shared) for run in runs]  # also finds, before anything starts, what is wrong with files and settings
     if rank == 0 and not args.dry_run: mend(path, again={settings(run) for run in runs} if args.retry_failed else ())
     if store:
         if rank == 0: store.set("ready", "1")
         store.wait(["ready"])
-    done = {settings_on_record(record, path) for record in read_results(path)}
+    done = {settings(run_on_record(record, path)) for record in read_results(path)}
     left = [settings(run) not in done for run in runs]
     todo = sum(itertools.compress(costs, left))
 

@@ -134,6 +134,7 @@ class Switchboard(nn.Module):
     def forward(self, names, input_ids, attention_mask=None, token_type_ids=None):
         """names: a run's name for all rows, or one for each; the rest as BertModel takes it, (B, T) each -> list of B logits (C of the run)."""
         names = [names] * len(input_ids) if isinstance(names, str) else names
+        if len(names) != len(input_ids): raise InputError(f"{len(names)} names for {len(input_ids)} rows; expected one name for all, or one for each")
         for name in names:
             if name not in self.names: raise InputError(f"unknown run {name!r}; expected one of {', '.join(self.names)}")
         numbers = torch.tensor([self.names.index(name) for name in names], device=input_ids.device)

@@ -4,6 +4,7 @@ Each table is a list of rows, a row a dict, as the CSV files have them. Scores a
 """
 
 import math
+import re
 from collections import defaultdict
 from dataclasses import asdict
 
@@ -29,12 +30,12 @@ class Grid:
         self.records = [record for record in records if "results" in record]
         self.failed = [record for record in records if "error" in record]
         if not self.records: raise InputError(f"{place}: no finished run; expected lines that a sweep wrote")
-        self.scores, self.parameters, self.heads, self.gates = defaultdict(dict), {}, {}, defaultdict(list)
+        self.scores, self.parameters, self.heads, self.gates = defaultdict(dict), {}, defaultdict(dict), defaultdict(list)
         for record in self.records:
             run, results = record["run"], record["results"]
             cell = run["k"], label(run), run["task"]
             self.scores[cell][run["recipe"]["seed"]] = 100 * results["test"][TASKS[run["task"]].metrics[0]]
-            self.parameters[cell[1]], self.heads[cell[1]] = kept_parameters(record["parameters"]), record["parameters"]["head"]
+            self.parameters[cell[1]], self.heads[cell[1]][run["task"]] = kept_parameters(record["parameters"]), record["parameters"]["head"]
             for submodule, means in results["gates"].items(): self.gates[(*cell, submodule)].append(means)
         self.protocol = {name: self.protocol_of(name, place) for name in PROTOCOL}
         self.sizes = sorted({k for k, _, _ in self.scores}, key=lambda k: k or math.inf)
@@ -43,10 +44,7 @@ class Grid:
     def protocol_of(self, name, place):
         """A setting that a task's runs must have alike, for people: `20`, or `20 (mrpc, rte: 5)` where tasks differ. Raises InputError if runs do."""
         values = defaultdict(set)
-        for record in self.records:
-            run = record["run"]
-            data = "the sample rows" if run["glue"] == "miniglue" else "GLUE"
-            values[run["task"]].add((run | run["recipe"] | {"data": data})[name])
+        for record in self.records: values[record["run"]["task"]].add(protocol(record["run"])[name])
         for task, found in values.items():
             if len(found) > 1:
                 raise InputError(f"{place}: mixes runs of {task} with {name} {' and '.join(map(str, sorted(found)))}; expected one protocol for a task")
@@ -58,13 +56,20 @@ class Grid:
     def methods(self, k):
         """The methods with runs at K, in the tables' order."""
         found = {method for size, method, _ in self.scores if size == k}
-        return sorted(found, key=lambda method: (METHODS.index(method), "") if method in METHODS else (len(METHODS) + len(method.split("-")[0]), method))
+        by_size = {method: re.sub(r"\d+", lambda digits: digits[0].zfill(9), method) for method in found}
+        return sorted(found, key=lambda method: (METHODS.index(method), "") if method in METHODS else (len(METHODS) + len(method.split("-")[0]), by_size[method]))
 
     def values(self, k, method, task):
         """Scores by seed, {seed: score}; for task `avg` the mean over all tasks of the report, where a seed has all of them."""
         if task != "avg": return self.scores.get((k, method, task), {})
         each = [self.scores.get((k, method, name), {}) for name in self.tasks]
         return {seed: np.mean([scores[seed] for scores in each]) for seed in sorted(set.intersection(*map(set, each)))}
+
+
+def protocol(run):
+    """{name: value} of the settings that all runs of a task in one results folder have alike; `run` as on record."""
+    data = "the sample rows" if run["glue"] == "miniglue" else "GLUE"
+    return {name: (run | run["recipe"] | {"data": data})[name] for name in PROTOCOL}
 
 
 def label(run, without=None):
@@ -175,7 +180,8 @@ def tradeoff(grid):
                 if not (values := grid.values(k, method, task)): continue
                 mean, deviation = mean_and_deviation(values)
                 difference, p, _ = paired_t_test(values, grid.values(k, "ft", task))
-                yield {"k": k or "all", "method": method, "parameters": grid.parameters[method] + grid.heads[method], "task": task, "mean": mean,
+                head = grid.heads[method].get(task) or round(np.mean(list(grid.heads[method].values())))
+                yield {"k": k or "all", "method": method, "parameters": grid.parameters[method] + head, "task": task, "mean": mean,
                        "deviation": deviation, "difference": difference, "p": p, "seeds": len(values)}
 
 

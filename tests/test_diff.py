@@ -1,6 +1,7 @@
 """diff.py: the coin, the penalty, pruning, and what a run saves."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,6 +64,15 @@ def test_settled_entries_train_alone():
     assert torch.equal(diff.prune() != 0, kept) and not torch.equal(diff.prune(), before)
 
 
+@pytest.mark.parametrize("change", [{"epochs": 1}, {"patience": 1, "epochs": 2}])
+def test_short_runs_train_too(tiny_folder, tmp_path, change):
+    run = tiny_run(tiny_folder, "sst2", "diff", k=30, valid_rows=20)
+    run = replace(run, recipe=replace(run.recipe, **change))
+    run_experiment(prepare(run), folder := new_folder(run, tmp_path))
+    values = load_file(folder / "trained.safetensors")["bert.encoder.layer.0.intermediate.dense.parametrizations.weight.0.values"]
+    assert (values != 0).all()
+
+
 def test_the_penalty_lowers_the_coins(tiny):
     model = attach(BertClassifier(tiny, 2), Method("diff"))
     before = model.penalty().item()
@@ -80,8 +90,6 @@ def test_what_is_saved_is_sparse_and_loads_to_the_same_output(tiny, batch, tmp_p
     model = attach(BertClassifier(tiny, 2), Method("diff", share=0.05)).eval()
     with torch.no_grad():
         for parameter in trained_parameters(model).values(): parameter.add_(0.01 * torch.randn_like(parameter))
-    for module in model.modules():
-        if isinstance(module, Diff): module.train().eval()
     expected = model(*batch)
     tensors = trained_tensors(model)
     assert sum(t.numel() for t in tensors.values()) < 0.12 * sum(p.numel() for p in plain.encoder.parameters())  # a place and a value each

@@ -96,6 +96,7 @@ def test_what_has_no_such_form(trained, tmp_path, capsys, method, arguments, mes
 @pytest.mark.parametrize("change, message", [
     ({"peft_type": "LOHA"}, "peft_type is 'LOHA'; expected LORA or PREFIX_TUNING"), ({"use_dora": True}, "use_dora is True"),
     ({"target_modules": ["query", "key"]}, "target_modules is"), ({"bias": "all"}, "bias is 'all'"), ({"r": 4}, "has shape"),
+    ({"r": "eight"}, "sizes are missing or no numbers"), ({"lora_alpha": None}, "sizes are missing or no numbers"), ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
 ])
 def test_peft_folders_that_we_cannot_compute(trained, tmp_path, capsys, change, message):
     main([str(trained("lora")), "--to", "peft", "--out", str(tmp_path / "peft")])

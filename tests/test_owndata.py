@@ -46,7 +46,7 @@ def test_columns_by_number_and_a_file_without_header(tmp_path, suffix):
 def test_columns_by_number_and_a_header(tmp_path, suffix, capsys):
     train, dev = write(tmp_path / f"rows{suffix}"), write(tmp_path / f"dev{suffix}", ROWS[:1], header=None)
     data = Data(train, dev, text="1", label="2").found()
-    assert data.labels == ("mixed", "neg", "pos") and "line 1 is taken as a header: no other row has 'label'" in capsys.readouterr().out
+    assert data.labels == ("mixed", "neg", "pos") and "line 1 is taken as a header: 'label' is the label of no other row" in capsys.readouterr().out
     assert data.read("train") == Data(train, train).found().read("train") and data.read("dev") == [Example("good film", label=2)]
     scores = write(tmp_path / f"scores{suffix}", [("a", 1.5), ("b", -2)])
     assert [example.label for example in Data(scores, scores, text="1", label="2", regression=True).found().read("dev")] == [1.5, -2.0]
@@ -118,6 +118,14 @@ def test_a_missing_file_and_columns_of_two_kinds(tmp_path):
 def test_an_unknown_label_in_dev(tmp_path):
     data = Data(write(tmp_path / "train.tsv"), write(tmp_path / "dev.tsv", [("x", "pos"), ("y", "great")])).found()
     with pytest.raises(InputError, match="dev.tsv: line 3: label 'great'; expected one of mixed, neg, pos, as in .*train.tsv"): data.read("dev")
+
+
+def test_a_csv_row_over_several_lines_that_are_not_utf8_is_one_bad_row(tmp_path, capsys):
+    (tmp_path / "rows.csv").write_bytes(b'text,label\n"start\n\xff\n\xff\nend",a\ngood,a\n"caf\xe9 one\nmore",b\nfine,b\n')
+    file = str(tmp_path / "rows.csv")
+    with pytest.raises(InputError, match="line 3: not UTF-8"): Data(file, file).found()
+    assert [example.text for example in Data(file, file, skip_bad_rows=True).found().read("train")] == ["good", "fine"]
+    assert "2 bad rows skipped, 2 read" in capsys.readouterr().out
 
 
 def test_bad_rows_can_be_skipped_and_are_counted(tmp_path, capsys):

@@ -21,18 +21,15 @@ def test_vectors_start_as_embeddings_of_words(tiny):
     assert all((words - vector).abs().sum(dim=1).min() < 1e-5 for vector in vectors)
 
 
-def test_a_prompt_of_words_is_the_sentence_with_these_words(tiny):
+def test_a_prompt_of_words_is_the_sentence_with_these_words(tiny, monkeypatch):
     """Where the vectors are what position 1 ... P would have, the model reads a longer sentence."""
-    model = attach(BertClassifier(tiny, 2), Method("prompt", prefix_length=2)).eval()
+    attach(BertClassifier(tiny, 2), Method("prompt", prefix_length=2)).eval()
     ids = torch.tensor([[2, 10, 11, 12, 13, 3]])
-    whole = BertClassifier(tiny, 2)
-    whole.classifier = model.classifier
     h = tiny.embeddings(ids, torch.zeros_like(ids))
     layers, mask = h, torch.ones_like(ids).bool()
     for layer in tiny.encoder.layer: layers = layer(layers, mask)
     expected = tiny.pooler(layers)
     with torch.no_grad(): tiny.prompt.vectors.copy_(h[0, 1:3])
     short = torch.cat([h[:, :1], h[:, 3:]], dim=1)
-    longer, mask = tiny.prompt(short, torch.ones(1, 4).bool())
-    for layer in tiny.encoder.layer: longer = layer(longer, mask)
-    assert torch.allclose(tiny.pooler(longer), expected, atol=1e-6)
+    monkeypatch.setattr(tiny.embeddings, "forward", lambda *_: short)  # the words behind the prompt keep their places
+    assert torch.allclose(tiny(ids[:, [0, 3, 4, 5]])[1], expected, atol=1e-6)

@@ -3,6 +3,7 @@
 import pytest
 
 from minipelt import InputError
+from minipelt.experiment import prepare
 from minipelt.loop import Recipe
 from minipelt.run import Run, load_splits
 from minipelt.unipelt import Method
@@ -17,6 +18,8 @@ def test_k_shot_split(tiny_folder):
     assert set(splits["train"]) | set(splits["validation"]) <= set(whole["train"])
     assert splits == load_splits(tiny_run(tiny_folder, "sst2", k=50, valid_rows=100))
     assert whole["validation"] is whole["test"]
+    for name, rows in prepare(tiny_run(tiny_folder, "sst2", k=50, valid_rows=100)).rows.items():  # what trains is what was split
+        assert rows.labels.tolist() == [example.label for example in splits[name]]
 
 
 def test_the_seed_chooses_the_rows(tiny_folder):

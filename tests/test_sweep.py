@@ -211,7 +211,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(whole, tmp_path, monkeypa
 
 
 def test_a_failed_run_does_not_stop_the_other_process(whole, tmp_path):
-    """Rank 1 fails at once (its runs' learning rate is infinite) while rank 0 still works; both end with exit code 1 and every run is on record."""
+    """Two of four runs fail at once, wherever they run; both processes end with exit code 1 and every run is on record."""
     program = tmp_path / "sweep_that_fails.py"
     program.write_text("import sys\nfrom minipelt import experiment, sweep\nreal = experiment.train\n"
                        "def train(model, rows, recipe, *rest):\n    if recipe.learning_rate > 1: raise RuntimeError('too hot')\n    return real(model, rows, recipe, *rest)\n"
@@ -220,6 +220,23 @@ def test_a_failed_run_does_not_stop_the_other_process(whole, tmp_path):
     result = subprocess.run([*TORCHRUN, str(program), *arguments], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode and "4 runs on record" in result.stdout
     assert sorted(record.get("error", "") for record in read_results(tmp_path / "out/results.jsonl")) == ["", "", *["RuntimeError('too hot')"] * 2]
+
+
+def test_another_protocol_wants_another_folder(whole, capsys):
+    arguments = [*SMALL, "--model", str(whole[1]), "--out", str(whole[0]), "--epochs", "3"]
+    assert main(arguments) == 2 and "has runs of sst2 with epochs 2; for 3, expected another --out" in capsys.readouterr().err
+
+
+def test_an_empty_grid_is_refused(capsys):
+    assert main(["--tasks", "sst2", "--methods", ",", "--glue", "miniglue"]) == 2 and "an empty grid" in capsys.readouterr().err
+
+
+def test_what_needs_no_mending_is_not_written_again(whole, tmp_path):
+    path = tmp_path / "results.jsonl"
+    path.write_bytes((whole[0] / "results.jsonl").read_bytes())
+    before = path.stat().st_ino
+    mend(path)
+    assert path.stat().st_ino == before and path.read_bytes() == (whole[0] / "results.jsonl").read_bytes()
 
 
 def test_sample_rows_do_not_count_as_the_real_ones():

@@ -59,3 +59,4 @@ def test_what_cannot_take_part(folders, tiny_folder, tmp_path):
     with pytest.raises(InputError, match="at least one"): Switchboard([])
     with pytest.raises(InputError, match="different names"): Switchboard([folders[0], folders[0]], "cpu")
     with pytest.raises(InputError, match="unknown run 'x'"): Switchboard(folders[:2], "cpu")("x", torch.tensor([[2, 3]]))
+    with pytest.raises(InputError, match="1 names for 2 rows"): Switchboard(folders[:2], "cpu")([folders[0].name], torch.tensor([[2, 3], [2, 3]]))

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import train as command
-from minipelt import experiment
+from minipelt import InputError, experiment
 from minipelt.bert import BertClassifier
 from minipelt.experiment import load_run, new_folder, prepare, run_experiment
 from minipelt.glue import TASKS
-from minipelt.loop import Recipe
+from minipelt.loop import Recipe, predict
 from minipelt.run import Run, default_learning_rate
 from minipelt.shared import Shared
 from minipelt.unipelt import PARTS, Method
@@ -86,6 +86,10 @@ def test_an_interrupted_run_resumes_to_the_same_result(tiny_folder, tmp_path, me
     second = new_folder(run, tmp_path)
     with pytest.raises(KeyboardInterrupt): run_experiment(prepare(run), second, interrupt, save_seconds=0)
     assert (second / "trained.safetensors").is_file() and (second / "resume.safetensors").is_file()
+    kept = (second / "run.json").read_bytes()
+    with pytest.raises(InputError, match="expected the base that the run began with"):
+        run_experiment(prepare(tiny_run(tiny_folder, method="side", epochs=4)), second, resume=True)
+    assert (second / "run.json").read_bytes() == kept
     resumed = run_experiment(prepare(run), second, resume=True)
     assert resumed["results"]["test"] == whole["results"]["test"]
     assert load_file(second / "trained.safetensors").keys() == load_file(first / "trained.safetensors").keys()
@@ -137,7 +141,8 @@ def test_every_method_learns_on_the_default_weights(tmp_path, method, shared):
     record = run_experiment(prepared._replace(rows=rows), folder := new_folder(run, tmp_path))
     losses = [json.loads(line)["loss"] for line in open(folder / "metrics.jsonl")]
     assert losses[-1] < losses[0], losses
-    assert load_run(folder)[1] == record["results"]
+    logits = predict(load_run(folder)[2], rows["test"])
+    assert experiment.score(run.spec, logits, rows["test"].labels) == record["results"]["test"]
 
 
 # ---- the command line
