@@ -178,7 +178,8 @@ def test_interrupting_keeps_the_best_checkpoint_and_says_how_to_go_on(go, capsys
 
 def test_a_real_ctrl_c(tiny_folder, tmp_path):
     arguments = ["--task", "sst2", "--method", "lora", "--model", str(tiny_folder), "--device", "cpu", "--epochs", "10000", "--patience", "10000"]
-    process = subprocess.Popen([sys.executable, "-u", str(ROOT / "train.py"), *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-u", str(ROOT / "train.py"), *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job is born deaf to it
     try:
         for line in process.stdout:
             if line.startswith("epoch  2"): break
