@@ -53,7 +53,8 @@ def measure(runs, repeats):
         optimizer, _ = make_optimizer(model, run.recipe, 1000)
 
         def train_step(model=model, optimizer=optimizer, parameters=list(trained_parameters(model).values())):
-            loss_function(model(*inputs), labels).backward()
+            penalty = model.penalty() if model.penalty else 0.0
+            (loss_function(model(*inputs), labels) + penalty).backward()
             torch.nn.utils.clip_grad_norm_(parameters, run.recipe.clip)
             optimizer.step()
             optimizer.zero_grad()
