@@ -4,7 +4,7 @@
     python -m minipelt.export peft/sst2 --from peft --task sst2 --out runs/back    and the other way: a run folder
     python -m minipelt.export runs/sst2-lora-seed1 --merge --out merged/sst2       a BERT with its head: transformers loads it
 
-Merging needs a method that leaves BERT's shape alone: LoRA without gates, ft, head, bitfit, layernorm, top, diff and their unions.
+Merging needs a method that folds into BERT's own weights: LoRA without gates, ia3, ft, head, bitfit, layernorm, top, diff and their unions.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from minipelt import InputError, run_command
 
 LORA = "base_model.model.bert.encoder.layer.{layer}.attention.self.{which}.lora_{matrix}.weight"
 HEADS = {"lora": "base_model.model.", "prefix": "base_model."}  # what PEFT writes before classifier.weight, by method
-MERGEABLE = {"lora", "ft", "bitfit", "layernorm", "top", "diff"}
+MERGEABLE = {"lora", "ia3", "ft", "bitfit", "layernorm", "top", "diff"}
 
 
 def make_parser():
@@ -117,14 +117,15 @@ def from_peft(folder, task, model, glue):
 
 
 def merge(model):
-    """A trained model whose method left no module behind that BERT lacks -> state dict of a plain BERT with a head."""
+    """A trained model whose method folds into BERT's own weights -> state dict of a plain BERT with a head."""
     from torch.nn.utils import parametrize
 
-    from minipelt import lora
+    from minipelt import ia3, lora
 
     for module in list(model.bert.modules()):  # diff pruning
         if parametrize.is_parametrized(module): parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     lora.merge(model.bert)
+    ia3.merge(model.bert)  # second: it scales what LoRA has added to
     return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 
 
@@ -163,7 +164,7 @@ def export(args):
     else:
         run, _, model, _ = load_run(source, device="cpu")
         if set(run.method.parts) - MERGEABLE:
-            raise InputError(f"{source}: method {run.method.name} adds modules that plain BERT lacks; --merge takes {', '.join(sorted(MERGEABLE))}, head and their unions")
+            raise InputError(f"{source}: method {run.method.name} does not fold into BERT's own weights; --merge takes {', '.join(sorted(MERGEABLE))}, head and their unions")
         files = {"model.safetensors": merge(model), "config.json": plain_config(run, find(run.model))}
     try:
         out.mkdir(parents=True)

@@ -19,3 +19,15 @@ class IA3(nn.Module):
     def forward(self, x):
         """x (B, T, features) -> the same, each feature scaled."""
         return self.scale * x
+
+
+@torch.no_grad()
+def merge(bert):
+    """Fold every scaling of an encoder into the matrix beside it, and empty the slots. The model's output stays the same."""
+    for layer in bert.encoder.layer:
+        attention, wide = layer.attention.self, layer.intermediate
+        for ia3, linear in ((attention.ia3_key, attention.key), (attention.ia3_value, attention.value)):
+            if ia3: linear.weight *= ia3.scale[:, None]  # (D, 1): a row of the matrix makes a feature
+            if ia3: linear.bias *= ia3.scale
+        if wide.ia3: layer.output.dense.weight *= wide.ia3.scale  # (4 D): a column of the next matrix reads one
+        attention.ia3_key = attention.ia3_value = wide.ia3 = None

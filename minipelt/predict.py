@@ -33,7 +33,7 @@ def make_parser():
     parser.add_argument("--text-b", metavar="TEXT", help="the second text of a pair")
     parser.add_argument("--input", metavar="FILE", help="a file with one text, or two with a tab between, a line; no header")
     parser.add_argument("--gates", action="store_true", help="show each gate of each layer")
-    parser.add_argument("--merge", action="store_true", help="first fold an ungated LoRA into the base, which makes it as fast as plain BERT")
+    parser.add_argument("--merge", action="store_true", help="first fold an ungated LoRA or (IA)^3 into the base, which makes it as fast as plain BERT")
     parser.add_argument("--glue-test", action="store_true", help="predict the task's test file and write the submission for GLUE")
     parser.add_argument("--glue", default="glue", metavar="FOLDER", help="with --glue-test: where the official TSVs are (default: %(default)s)")
     parser.add_argument("--out", default=".", metavar="FOLDER", help="with --glue-test: where the submission goes (default: here)")
@@ -68,11 +68,12 @@ def draw_gates(means):
     return "\n".join(lines)
 
 
-def merge_lora(model, run):
-    """Fold LoRA into the base's weights: the same answers, at the price of plain BERT."""
+def fold(model, run):
+    """Fold what can be into the base's weights: the same answers, at the price of plain BERT."""
     from minipelt.export import merge
 
-    if "lora" not in run.method.parts or run.method.gated: raise InputError(f"--merge: method {run.method.name} has no ungated LoRA to fold in")
+    if not {"lora", "ia3"} & set(run.method.parts) or run.method.gated:
+        raise InputError(f"--merge: method {run.method.name} has no ungated LoRA and no (IA)^3 to fold in")
     merge(model)
 
 
@@ -122,7 +123,7 @@ def run(args):
     from minipelt.experiment import load_run
 
     run, _, model, tokenizer = load_run(args.run, **({"device": args.device} if args.device else {}))
-    if args.merge: merge_lora(model, run)
+    if args.merge: fold(model, run)
     task = run.spec
     if args.glue_test: return write_submissions(model, tokenizer, run, args.glue, args.out)
     if args.text is not None:

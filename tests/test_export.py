@@ -67,7 +67,7 @@ def test_what_peft_itself_wrote(tmp_path, name):
     assert torch.allclose(found, torch.tensor(expected["logits"]), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["lora", "ft", "head", "bitfit", "layernorm", "top", "diff", "lora+layernorm", "lora+diff"])
+@pytest.mark.parametrize("method", ["lora", "ft", "head", "bitfit", "layernorm", "top", "diff", "ia3", "lora+layernorm", "lora+diff", "lora+ia3"])
 def test_merging_gives_a_plain_bert_with_the_same_output(trained, tiny_folder, batch, tmp_path, method):
     folder = trained(method)
     assert main([str(folder), "--merge", "--out", str(tmp_path / "merged")]) == 0
@@ -84,7 +84,7 @@ def test_merging_gives_a_plain_bert_with_the_same_output(trained, tiny_folder, b
 
 
 @pytest.mark.parametrize("method, arguments, message", [
-    ("apl", ["--merge"], "adds modules that plain BERT lacks"), ("adapter", ["--to", "peft"], "is of method adapter; PEFT's format is written for lora and prefix"),
+    ("apl", ["--merge"], "does not fold into BERT's own weights"), ("adapter", ["--to", "peft"], "is of method adapter; PEFT's format is written for lora and prefix"),
     ("ap", ["--to", "peft"], "is of method ap"),
 ])
 def test_what_has_no_such_form(trained, tmp_path, capsys, method, arguments, message):

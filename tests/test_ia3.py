@@ -3,23 +3,19 @@
 import torch
 
 from minipelt.bert import BertClassifier
+from minipelt.ia3 import merge
 from minipelt.unipelt import Method, attach
 
 
 def test_keys_values_and_features_are_scaled(tiny, batch):
-    """A scaled key is a key whose weight and bias are scaled, and so on: the same model written another way."""
+    """A scaled key is a key whose weight and bias are scaled, and so on: the same model written another way, which `merge` writes."""
     model = attach(BertClassifier(tiny, 2), Method("ia3")).eval()
     for name, parameter in model.named_parameters():
         if ".ia3" in name: torch.nn.init.uniform_(parameter, 0.5, 1.5)
     expected = model(*batch)
-    with torch.no_grad():
-        for layer in tiny.encoder.layer:
-            attention = layer.attention.self
-            for linear, slot in ((attention.key, "ia3_key"), (attention.value, "ia3_value")):
-                scale = getattr(attention, slot).scale
-                linear.weight *= scale[:, None]
-                linear.bias *= scale
-                setattr(attention, slot, None)
-            layer.output.dense.weight *= layer.intermediate.ia3.scale  # a scaled feature is one with a scaled way out
-            layer.intermediate.ia3 = None
-    assert torch.allclose(model(*batch), expected, atol=1e-5)
+    before = {name: tensor.clone() for name, tensor in tiny.encoder.layer[0].state_dict().items()}
+    merge(tiny)
+    assert torch.allclose(model(*batch), expected, atol=1e-5) and not any("ia3" in name for name in model.state_dict())
+    after = tiny.encoder.layer[0].state_dict()
+    assert torch.equal(after["output.dense.weight"], before["output.dense.weight"] * before["intermediate.ia3.scale"])
+    assert torch.equal(after["attention.self.key.bias"], before["attention.self.key.bias"] * before["attention.self.ia3_key.scale"])
