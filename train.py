@@ -92,7 +92,7 @@ def make_parser():
 def settings(args):
     """Command line -> Run."""
     from minipelt.loop import Recipe
-    from minipelt.run import Run, default_learning_rate
+    from minipelt.run import Run, default_learning_rate, full_path
     from minipelt.unipelt import HYPERPARAMETERS, Method
 
     method = Method(args.method, not args.no_gate, **{name: getattr(args, name) for name in HYPERPARAMETERS})
@@ -101,11 +101,6 @@ def settings(args):
     name = Path(args.train).stem if data else get_task(args.task).name
     model, glue = full_path(args.model or DEFAULT_MODEL), "" if data else full_path(args.glue or find_data([get_task(args.task)]))
     return Run(name, method, recipe, model, glue, args.k, args.valid_rows, args.max_length, args.device or "auto", data)
-
-
-def full_path(name):
-    """A folder as a full path, so that the run can be scored from anywhere; any other name as it is."""
-    return str(Path(name).resolve()) if Path(name).is_dir() and name != "miniglue" else name
 
 
 def own_data(args):
@@ -119,7 +114,10 @@ def own_data(args):
 
 def changes(args):
     """What --eval and --resume take from the command line; all else stands in the run folder."""
-    return {name: value if name == "device" else full_path(value) for name, value in (("device", args.device), ("glue", args.glue), ("model", args.model)) if value}
+    from minipelt.run import full_path
+
+    given = {"device": args.device, "glue": args.glue and full_path(args.glue), "model": args.model and full_path(args.model)}
+    return {name: value for name, value in given.items() if value}
 
 
 def evaluate(args):

@@ -77,7 +77,7 @@ def from_peft(folder, task, model, glue):
     from minipelt.bert import BertConfig
     from minipelt.checkpoint import load_json, load_tensors
     from minipelt.loop import Recipe
-    from minipelt.run import Run, default_learning_rate
+    from minipelt.run import Run, default_learning_rate, full_path
     from minipelt.unipelt import Method
     from minipelt.weights import find
 
@@ -92,7 +92,7 @@ def from_peft(folder, task, model, glue):
         if name in settings and settings[name] not in values: raise InputError(f"{place}: {name} is {settings[name]!r}; expected {values[0]!r}")
     base = model or settings.get("base_model_name_or_path")
     if not base: raise InputError(f"{place}: it names no base; expected --model")
-    if Path(base).is_dir(): base = str(Path(base).resolve())
+    base = full_path(base)
     if kind == "lora" and sorted(settings.get("target_modules") or []) != ["query", "value"]:
         raise InputError(f"{place}: target_modules is {settings.get('target_modules')!r}; expected query and value")
     try:
@@ -100,7 +100,7 @@ def from_peft(folder, task, model, glue):
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{place}: sizes are missing or no numbers ({error!r}); expected what PEFT writes for {settings['peft_type']}") from None
     config = BertConfig.from_json(find(base) / "config.json")
-    run = Run(task, method, Recipe(default_learning_rate(method)), base, str(Path(glue).resolve()) if Path(glue).is_dir() else glue, max_length=min(128, config.max_position_embeddings))
+    run = Run(task, method, Recipe(default_learning_rate(method)), base, full_path(glue), max_length=min(128, config.max_position_embeddings))
     names = tensor_names(kind, config.num_hidden_layers)
     for name in names.keys() ^ found.keys():
         raise InputError(f"{folder}/adapter_model.safetensors: tensor {name} is {'missing' if name in names else 'not expected'}")

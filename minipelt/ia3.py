@@ -27,7 +27,8 @@ def merge(bert):
     for layer in bert.encoder.layer:
         attention, wide = layer.attention.self, layer.intermediate
         for ia3, linear in ((attention.ia3_key, attention.key), (attention.ia3_value, attention.value)):
-            if ia3: linear.weight *= ia3.scale[:, None]  # (D, 1): a row of the matrix makes a feature
-            if ia3: linear.bias *= ia3.scale
+            if ia3:
+                linear.weight *= ia3.scale[:, None]  # (D, 1): a row of the matrix makes a feature
+                linear.bias *= ia3.scale
         if wide.ia3: layer.output.dense.weight *= wide.ia3.scale  # (4 D): a column of the next matrix reads one
         attention.ia3_key = attention.ia3_value = wide.ia3 = None

@@ -48,18 +48,18 @@ class Data:
 
     def found(self):
         """This Data with the labels that the training file holds. Raises InputError if there are fewer than two."""
-        first, labels = None, set()
-        for number, _, label in read_rows(self, self.train):
-            if number == 1 and is_number(self.text) and not self.train.endswith(".jsonl"): first = label  # may be a column's name
-            else: labels.add(label)
-        if self.header is None and first is not None and self.cannot_be_label(first, labels):
-            print(f"{self.train}: line 1 is taken as a header: {first!r} is {'no number' if self.regression else 'the label of no other row'}")
-            return replace(self, header=first).found()
-        if self.regression: return self
-        labels |= {first} - {None}
+        may_have_header = is_number(self.text) and not self.train.endswith(".jsonl")
+        if self.regression and not may_have_header: return self
+        by_line = {number: label for number, _, label in read_rows(self, self.train)}
+        header = self.header
+        if may_have_header and 1 in by_line and self.cannot_be_label(by_line[1], {label for number, label in by_line.items() if number > 1}):
+            header = by_line.pop(1)
+            print(f"{self.train}: line 1 is taken as a header: {header!r} is {'no number' if self.regression else 'the label of no other row'}")
+        if self.regression: return replace(self, header=header)
+        labels = set(by_line.values())
         if len(labels) < 2: raise InputError(f"{self.train}: column {self.label!r}: every row has the label {labels.pop()!r}; expected at least two labels")
         whole = all(re.fullmatch(r"-?[0-9]+", label) for label in labels)
-        return replace(self, labels=tuple(sorted(labels, key=lambda label: (int(label) if whole else 0, label))))
+        return replace(self, header=header, labels=tuple(sorted(labels, key=lambda label: (int(label) if whole else 0, label))))
 
     def cannot_be_label(self, first, others):
         """Whether the first line's label looks like a column's name: it is no number in a regression, or the one row of a class beside two others."""

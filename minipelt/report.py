@@ -166,13 +166,16 @@ def draw_tradeoff(rows, path):
     from minipelt.plot import write
 
     panels = defaultdict(lambda: defaultdict(list))
+    one_task = len({row["task"] for row in rows}) == 2  # it and its average
     for row in rows:
-        if row["task"] == "avg" and len({row["task"] for row in rows}) == 2: continue  # the average of one task
+        if row["task"] == "avg" and one_task: continue
         panels[row["k"], row["task"]][re.sub(r"-(bottleneck|toplayers)[^-]*", "", row["method"])].append(row)
     columns = min(3, len(panels))
-    figure = Figure(figsize=(1.5 + 3.5 * columns, 3.8 * math.ceil(len(panels) / columns)), layout="constrained")
-    grid = figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False).flatten()
+    lines_of_panels = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(1.5 + 3.5 * columns, 3.8 * lines_of_panels), layout="constrained")
+    grid = figure.subplots(lines_of_panels, columns, squeeze=False).flatten()
     for axes in grid[len(panels):]: axes.set_axis_off()
+    grid = grid[: len(panels)]
     names = sorted({name for lines in panels.values() for name in lines})  # a method has one colour in all panels
     smallest, largest = (bound(row["parameters"] for row in rows) for bound in (min, max))
     for axes, ((k, task), lines) in zip(grid, panels.items()):
@@ -184,8 +187,8 @@ def draw_tradeoff(rows, path):
         axes.set(xscale="log", xlim=(smallest / 2, 2 * largest), title=f"{'average' if task == 'avg' else task}, K = {k}",
                  xlabel="trained parameters, with the head", ylabel="test score")
         axes.grid(alpha=0.3)
-    span = max(high - low for low, high in (axes.get_ylim() for axes in grid[: len(panels)]))
-    for axes in grid[: len(panels)]:  # a point has one height in all panels, so that noise looks like noise
+    span = max(high - low for low, high in (axes.get_ylim() for axes in grid))
+    for axes in grid:  # a point has one height in all panels, so that noise looks like noise
         middle = sum(axes.get_ylim()) / 2
         axes.set_ylim(middle - span / 2, middle + span / 2)
     figure.legend(*zip(*{text: (line, text) for axes in grid for line, text in zip(*axes.get_legend_handles_labels())}.values()), loc="outside lower center", ncols=6)

@@ -78,6 +78,11 @@ class Run:
         return "test" if self.data and self.data.test else "dev"
 
 
+def full_path(name):
+    """A folder as a full path, so that the run can be scored from anywhere; any other name as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() and name != "miniglue" else name
+
+
 def default_learning_rate(method):
     """The learning rate for a Method if the user names none."""
     head_alone = method.name == "top" and method.top_layers == 0

@@ -175,9 +175,9 @@ def check_protocol(runs, on_record, path):
 
     known = {run.task: protocol(asdict(run)) for run in on_record}
     for run in runs:
-        for name, value in protocol(asdict(run)).items():
-            if run.task in known and known[run.task][name] != value:
-                raise InputError(f"{path}: has runs of {run.task} with {name} {known[run.task][name]}; for {value}, expected another --out")
+        ours = protocol(asdict(run))
+        for name, value in known.get(run.task, ours).items():
+            if value != ours[name]: raise InputError(f"{path}: has runs of {run.task} with {name} {value}; for {ours[name]}, expected another --out")
 
 
 # ---- the work

@@ -55,9 +55,11 @@ class Grid:
 
     def methods(self, k):
         """The methods with runs at K, in the tables' order."""
-        found = {method for size, method, _ in self.scores if size == k}
-        by_size = {method: re.sub(r"\d+", lambda digits: digits[0].zfill(9), method) for method in found}
-        return sorted(found, key=lambda method: (METHODS.index(method), "") if method in METHODS else (len(METHODS) + len(method.split("-")[0]), by_size[method]))
+        def place(method):
+            if method in METHODS: return METHODS.index(method), ""
+            return len(METHODS) + len(method.split("-")[0]), re.sub(r"\d+", lambda digits: digits[0].zfill(9), method)  # 8 before 64
+
+        return sorted({method for size, method, _ in self.scores if size == k}, key=place)
 
     def values(self, k, method, task):
         """Scores by seed, {seed: score}; for task `avg` the mean over all tasks of the report, where a seed has all of them."""

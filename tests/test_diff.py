@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from safetensors.torch import load_file
 
 from minipelt.bert import BertClassifier
