@@ -1,34 +1,23 @@
-"""minipelt: parameter-efficient language-model tuning, from scratch, one chapter a file.
+"""minipelt: parameter-efficient language-model tuning, from scratch, one idea a file.
 
-Read in this order: bert, weights, adapter, prefix, lora, bitfit, gate, unipelt, glue, metrics, batches, loop, checkpoint, run, shared,
-experiment, parallel; the other methods: ia3, prompt, side, diff; the papers' grids: sweep, tables, report, timing; and the tools:
-predict, describe, plot, owndata, export, switchboard.
+The lecture, in reading order:
+
+    bert.py             the encoder, with the slots where methods plug in
+    weights.py          a name or a folder -> encoder and tokenizer
+    methods/            a method a file: adapter, prefix, lora, bitfit, then the rest of the field
+    gate.py             how much of a submodule an input lets through
+    unipelt.py          puts methods and gates into the encoder
+    settings.py         Method, Recipe, Run, and the table of methods
+    glue.py             tasks and their rows            splits.py       which rows train, and which test
+    batches.py          rows -> padded tensors          metrics.py      the scores of GLUE
+    loop.py             the training loop               checkpoint.py   what a run saves
+    experiment.py       one run, from settings to record
+
+errors.py, files.py, progress.py and download.py serve these. The machinery behind it, which the lecture never imports:
+
+    paper/              the papers' grids: sweeps, tables, reports, timing, results
+    tools/              training, prediction, description, plots, own data, export, several runs on one base
+    commands/           the options of every command: python -m minipelt COMMAND --help
 """
 
-import sys
-
-__version__ = "0.1.0"
-
-
-class InputError(ValueError):
-    """The user's input is wrong: a file, a name or a value. The message is one sentence that says what would be right."""
-
-
-def place(part, folder):
-    """Move a whole download to its place, unless another process that fetched the same was first."""
-    try:
-        part.rename(folder)
-    except OSError:
-        if not folder.is_dir(): raise
-
-
-def run_command(command, interrupted="interrupted"):
-    """Call command() -> exit code. An InputError becomes one line and 2, Ctrl-C the line `interrupted` and 130."""
-    try:
-        return command() or 0
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\n{interrupted}", file=sys.stderr)
-        return 130
+__version__ = "0.2.0"

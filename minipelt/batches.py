@@ -48,8 +48,9 @@ def collate(rows, indices, device="cpu"):
 def training_batches(rows, batch_size, seed):
     """One epoch: every row once, in an order that `seed` fixes. Returns lists of row numbers.
 
-    Rows are shuffled, cut into pools of up to 8 batches, sorted by length within a pool, cut into batches, and the batches
-    shuffled: neighbours in length share a batch. There are at least two pools, so that a small set is mixed anew each epoch too.
+    Rows are shuffled, cut into pools of up to 8 batches, sorted by length within a pool, cut into batches, and the
+    batches shuffled: neighbours in length share a batch. There are at least two pools, so that a small set is mixed
+    anew each epoch too.
     """
     pool = batch_size * max(1, min(8, len(rows) // (2 * batch_size)))  # rows
     shuffle = random.Random(seed).shuffle
@@ -63,7 +64,10 @@ def training_batches(rows, batch_size, seed):
 
 
 def evaluation_batches(rows, batch_size):
-    """Every row once, longest first (so that a batch too large for memory fails at once). Returns lists of row numbers."""
+    """Every row once, longest first (so that a batch too large for memory fails at once).
+
+    Returns lists of row numbers.
+    """
     return in_batches(sorted(range(len(rows)), key=rows.length, reverse=True), batch_size)
 
 

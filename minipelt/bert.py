@@ -1,17 +1,18 @@
 """BERT, written out (Devlin et al. 2019), with the slots where the papers plug their modules in.
 
-Notable features:
+ Notable features:
 - Modules are named as Hugging Face names them, so the keys of a BERT checkpoint are the keys of this model.
-- A *slot* is an attribute that holds None. Each is used in one line that does nothing while the slot is empty, so this file
-  is plain BERT and Figure 1 of UniPELT (Mao et al. 2022) at once. `unipelt.py` fills the slots; nothing here knows with what.
-- Attention is torch's fused `scaled_dot_product_attention`; `explicit_attention` is the same formula to read, and returns weights.
+- A *slot* is an attribute that holds None. Each is used in two lines that do nothing while the slot is empty, so this
+  file is plain BERT and Figure 1 of UniPELT (Mao et al. 2022) at once. The files of methods/ fill the slots; nothing
+  here knows with what. The class attribute `slots` lists those of a module.
+- Attention is torch's fused `scaled_dot_product_attention`; `explicit_attention` is the same formula to read, and
+  returns weights.
 - Post-LayerNorm, as in the original: every block ends in LayerNorm(block(x) + x).
 
-Shape letters, here and everywhere: B batch, T tokens, D hidden size, H heads, P prefix length, R rank, M bottleneck, N layers,
-C classes; in attention S for the number of keys (P + T) and d for the width of a head (D / H).
+Shape letters, here and everywhere: B batch, T tokens, D hidden size, H heads, P prefix length, R rank, M bottleneck,
+N layers, C classes; in attention S for the number of keys (P + T) and d for the width of a head (D / H).
 """
 
-import json
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,8 +22,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from minipelt import InputError
+from minipelt.errors import InputError
+from minipelt.files import load_json
 
+LARGEST = {"vocab_size": 10_000_000, "num_hidden_layers": 1_000, "hidden_size": 65_536, "intermediate_size": 262_144}
 ACTIVATIONS = {
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -33,7 +36,10 @@ ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The numbers that fix a BERT's shape; the defaults are bert-base-uncased. Names are those of Hugging Face's config.json."""
+    """The numbers that fix a BERT's shape; the defaults are bert-base-uncased.
+
+    Names are those of Hugging Face's config.json.
+    """
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -49,35 +55,46 @@ class BertConfig:
     layer_norm_eps: float = 1e-12
 
     def __post_init__(self):
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)!r}; expected a whole number above 0")
+        for each in fields(self):
+            check_config_value(each.name, getattr(self, each.name), each.type)
         if self.hidden_size % self.num_attention_heads:
-            raise InputError(f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}")
+            raise InputError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
+            )
         if self.hidden_act not in ACTIVATIONS:
             raise InputError(f"hidden_act is {self.hidden_act!r}; expected one of {', '.join(ACTIVATIONS)}")
 
     @classmethod
-    def from_json(cls, path):
-        """Read a config.json. Raises InputError if it is unreadable or describes something that this file cannot compute."""
-        try:
-            raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; a BERT folder holds config.json") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not valid JSON ({error})") from None
+    def from_json(cls, path: str | Path) -> "BertConfig":
+        """Read a config.json.
+
+        Raises InputError if it is unreadable or describes something that this file cannot compute.
+        """
+        raw = load_json(path)
         if not isinstance(raw, dict):
             raise InputError(f"{path}: expected a JSON object, such as every BERT's config.json")
-        if raw.get("model_type", "bert") != "bert":
-            raise InputError(f"{path}: model_type is {raw['model_type']!r}; only 'bert' is supported")
-        if raw.get("position_embedding_type", "absolute") != "absolute":
-            raise InputError(f"{path}: position_embedding_type is {raw['position_embedding_type']!r}; only 'absolute' is supported")
-        if raw.get("is_decoder", False):
-            raise InputError(f"{path}: is_decoder is true; only the encoder is supported")
+        for name, supported in (("model_type", "bert"), ("position_embedding_type", "absolute"), ("is_decoder", False)):
+            if raw.get(name, supported) != supported:
+                raise InputError(f"{path}: {name} is {raw[name]!r}; only {supported!r} is supported")
+        known = {each.name for each in fields(cls)}
         try:
-            return cls(**{field.name: raw[field.name] for field in fields(cls) if field.name in raw})
+            return cls(**{name: value for name, value in raw.items() if name in known})
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+
+def check_config_value(name: str, value, kind: type) -> None:
+    """Raise InputError unless a value of a BertConfig has its type and a size that a BERT can have."""
+    if kind is str and isinstance(value, str):
+        return
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind is int and not (is_whole and 1 <= value <= LARGEST.get(name, 1_000_000)):
+        limit = f" up to {LARGEST.get(name, 1_000_000):,}" if is_whole and value > 0 else ""
+        raise InputError(f"{name} is {value!r}; expected a whole number above 0{limit}")
+    if kind is float and not ((is_whole or isinstance(value, float)) and 0 <= value < 1):
+        raise InputError(f"{name} is {value!r}; expected a number from 0 to 1")
+    if kind is str:
+        raise InputError(f"{name} is {value!r}; expected a name")
 
 
 class Encoded(NamedTuple):
@@ -102,7 +119,8 @@ class BertEmbeddings(nn.Module):
     def forward(self, input_ids, token_type_ids):
         """input_ids, token_type_ids (B, T) -> (B, T, D)."""
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)  # (T)
-        h = self.word_embeddings(input_ids) + self.position_embeddings(positions) + self.token_type_embeddings(token_type_ids)
+        words = self.word_embeddings(input_ids)  # (B, T, D)
+        h = words + self.position_embeddings(positions) + self.token_type_embeddings(token_type_ids)
         return self.dropout(self.LayerNorm(h))  # (B, T, D)
 
 
@@ -118,7 +136,9 @@ def explicit_attention(query, key, value, mask, dropout=0.0):
 
 
 class BertSelfAttention(nn.Module):
-    """Multi-head self-attention. Slots: `lora_query`, `lora_value`, `ia3_key`, `ia3_value` and `prefix`."""
+    """Multi-head self-attention."""
+
+    slots = ("lora_query", "lora_value", "ia3_key", "ia3_value", "prefix")
 
     def __init__(self, config):
         super().__init__()
@@ -130,16 +150,28 @@ class BertSelfAttention(nn.Module):
         self.value = nn.Linear(D, D)
         self.lora_query = self.lora_value = self.ia3_key = self.ia3_value = self.prefix = None
 
-    def forward(self, h, mask, prefix=None, attentions=None):
-        """h (B, T, D), mask (B, T), prefix (2, P, D) or None -> (B, T, D). Appends weights (B, H, T, P + T) to `attentions`."""
-        q, k, v = self.query(h), self.key(h), self.value(h)  # (B, T, D) each
-        if self.lora_query: q = q + self.lora_query(h, mask)
-        if self.lora_value: v = v + self.lora_value(h, mask)
-        if self.ia3_key: k = self.ia3_key(k)
-        if self.ia3_value: v = self.ia3_value(v)
-        if self.prefix: k, v, mask = self.prefix(h, k, v, mask, prefix)  # (B, P + T, D) twice, (B, P + T)
+    def split_heads(self, x):
+        """(B, S, D) -> (B, H, S, D / H)."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
-        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, T or P + T, D / H)
+    def forward(self, h, mask, prefix=None, attentions=None):
+        """h (B, T, D), mask (B, T), prefix (2, P, D) or None -> (B, T, D).
+
+        Appends weights (B, H, T, P + T) to `attentions`.
+        """
+        q, k, v = self.query(h), self.key(h), self.value(h)  # (B, T, D) each
+        if self.lora_query:
+            q = q + self.lora_query(h, mask)
+        if self.lora_value:
+            v = v + self.lora_value(h, mask)
+        if self.ia3_key:
+            k = self.ia3_key(k)
+        if self.ia3_value:
+            v = self.ia3_value(v)
+        if self.prefix:
+            k, v, mask = self.prefix(h, k, v, mask, prefix)  # (B, P + T, D) twice, (B, P + T)
+
+        q, k, v = (self.split_heads(x) for x in (q, k, v))  # (B, H, T or P + T, D / H)
         mask = mask[:, None, None, :]  # (B, 1, 1, P + T): every query sees the same keys
         dropout = self.dropout_prob if self.training else 0.0
         if attentions is None:
@@ -151,11 +183,13 @@ class BertSelfAttention(nn.Module):
 
 
 class BertOutput(nn.Module):
-    """The end of the attention block and of the feed-forward block. Slot: `adapter`, Houlsby's.
+    """The end of the attention block and of the feed-forward block. Its slot is for Houlsby's adapter.
 
-    `forward` is Linear and dropout. The block's LayerNorm lives here because the checkpoints name it so, but the caller applies
-    it, after the residual sum: UniPELT's adapter lies in between.
+    `forward` is Linear and dropout. The block's LayerNorm lives here because the checkpoints name it so, but the
+    caller applies it, after the residual sum: UniPELT's adapter lies in between.
     """
+
+    slots = ("adapter",)
 
     def __init__(self, in_features, config):
         super().__init__()
@@ -167,7 +201,8 @@ class BertOutput(nn.Module):
     def forward(self, x, mask):
         """x (B, T, in_features), mask (B, T) -> (B, T, D), before the residual and LayerNorm."""
         x = self.dropout(self.dense(x))
-        if self.adapter: x = x + self.adapter(x, mask)
+        if self.adapter:
+            x = x + self.adapter(x, mask)
         return x
 
 
@@ -186,7 +221,9 @@ class BertAttention(nn.Module):
 
 
 class BertIntermediate(nn.Module):
-    """The wide half of the feed-forward block, a module because the checkpoints name it so. Slot: `ia3`."""
+    """The wide half of the feed-forward block, a module because the checkpoints name it so."""
+
+    slots = ("ia3",)
 
     def __init__(self, config):
         super().__init__()
@@ -197,11 +234,15 @@ class BertIntermediate(nn.Module):
     def forward(self, a):
         """a (B, T, D) -> (B, T, intermediate_size)."""
         x = self.activation(self.dense(a))
-        return self.ia3(x) if self.ia3 else x
+        if self.ia3:
+            x = self.ia3(x)
+        return x
 
 
 class BertLayer(nn.Module):
-    """One Transformer layer: attention block, then feed-forward block. Slots: `parallel` and `adapter`, UniPELT's."""
+    """One Transformer layer: attention block, then feed-forward block. Its slot `adapter` is for UniPELT's."""
+
+    slots = ("parallel", "adapter")
 
     def __init__(self, config):
         super().__init__()
@@ -214,8 +255,10 @@ class BertLayer(nn.Module):
         """h (B, T, D), mask (B, T) -> (B, T, D). The names a and f are the paper's h_A and h_F."""
         a = self.attention(h, mask, prefix, attentions)  # (B, T, D)
         f = self.output(self.intermediate(a), mask)  # (B, T, D)
-        if self.parallel: f = f + self.parallel(a, mask)
-        if self.adapter: f = f + self.adapter(self.output.LayerNorm(f + a), mask)
+        if self.parallel:
+            f = f + self.parallel(a, mask)
+        if self.adapter:
+            f = f + self.adapter(self.output.LayerNorm(f + a), mask)
         return self.output.LayerNorm(f + a)
 
 
@@ -242,12 +285,17 @@ class BertPooler(nn.Module):
 def initialise(module, config):
     """BERT's random start, for every Linear and Embedding inside: weights N(0, initializer_range), biases 0."""
     for part in module.modules():
-        if isinstance(part, (nn.Linear, nn.Embedding)): nn.init.normal_(part.weight, std=config.initializer_range)
-        if isinstance(part, nn.Linear): nn.init.zeros_(part.bias)
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=config.initializer_range)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
 
 
 class BertModel(nn.Module):
-    """The encoder. Slots: `prompt`, and `prefix`, a module that makes the prefixes of all layers at once."""
+    """The encoder. Its slot `prefix` is for a module that makes the prefixes of all layers at once."""
+
+    part = "base"
+    slots = ("prompt", "prefix")
 
     def __init__(self, config):
         super().__init__()
@@ -263,37 +311,57 @@ class BertModel(nn.Module):
         """Encode a batch.
 
         input_ids (B, T) token numbers; attention_mask (B, T) 1 for real tokens, 0 for padding (default: all real);
-        token_type_ids (B, T) 0 for the first text, 1 for the second (default: all 0).
-        A list passed as `attentions` receives each layer's attention weights, (B, H, T, P + T); attention is then the explicit one.
-        Returns Encoded(hidden_states, pooled); a prompt's P vectors stand behind [CLS] in the layers' states.
+        token_type_ids (B, T) 0 for the first text, 1 for the second (default: all 0). A list passed as `attentions`
+        receives each layer's attention weights, (B, H, T, P + T); attention is then the explicit one. Returns
+        Encoded(hidden_states, pooled); a prompt's P vectors stand behind [CLS] in the layers' states.
         """
-        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()  # (B, T)
-        if token_type_ids is None: token_type_ids = torch.zeros_like(input_ids)
-        prefixes = self.prefix() if self.prefix else [None] * len(self.encoder.layer)  # (N, 2, P, D)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if token_type_ids is None:
+            token_type_ids = torch.zeros_like(input_ids)
+        mask = attention_mask.bool()  # (B, T)
+        prefixes = [None] * len(self.encoder.layer)
+        if self.prefix:
+            prefixes = self.prefix()  # (N, 2, P, D)
 
         h = self.embeddings(input_ids, token_type_ids)
         hidden_states = [h]  # (B, T, D)
-        if self.prompt: h, mask = self.prompt(h, mask)  # (B, P + T, D), (B, P + T)
-        for layer, prefix in zip(self.encoder.layer, prefixes):
+        if self.prompt:
+            h, mask = self.prompt(h, mask)  # (B, P + T, D), (B, P + T)
+        for layer, prefix in zip(self.encoder.layer, prefixes, strict=True):
             h = layer(h, mask, prefix, attentions)
             hidden_states.append(h)
         return Encoded(hidden_states, self.pooler(hidden_states[-1]))
 
 
+class Head(nn.Linear):
+    """The classifier: D -> number of outputs."""
+
+    part = "head"
+
+
 class BertClassifier(nn.Module):
-    """The encoder with a head: pooled [CLS] -> dropout -> Linear. One output for regression, C for C classes. Slots: `side`, `penalty`."""
+    """The encoder with a head: pooled [CLS] -> dropout -> Linear. One output for regression, C for C classes.
+
+    Its slot `extra_loss` is the one thing that a method may ask of the training loop. It holds a module, or nothing;
+    before every step the loop calls `model.extra_loss(epoch, recipe)` and adds the number that comes back to the loss.
+    """
+
+    slots = ("side", "extra_loss")
 
     def __init__(self, bert, num_outputs):
         super().__init__()
         self.bert = bert
         self.dropout = nn.Dropout(bert.config.hidden_dropout_prob)
-        self.classifier = nn.Linear(bert.config.hidden_size, num_outputs)
+        self.classifier = Head(bert.config.hidden_size, num_outputs)
         initialise(self.classifier, bert.config)
-        self.side = None
-        self.penalty = None  # a module that gives the training loss a term of its own
+        self.side = self.extra_loss = None
+        self.method = None  # the settings.Method that `unipelt.attach` has put in
+        self.base_parts = {}  # {name of a pretrained parameter that trains: the part that asked for it}
 
     def forward(self, input_ids, attention_mask=None, token_type_ids=None):
         """The three inputs of BertModel, (B, T) each -> logits (B, C)."""
         hidden_states, pooled = self.bert(input_ids, attention_mask, token_type_ids)
-        if self.side: pooled = self.side(hidden_states[0], attention_mask, pooled)
+        if self.side:
+            pooled = self.side(hidden_states[0], attention_mask, pooled)
         return self.classifier(self.dropout(pooled))

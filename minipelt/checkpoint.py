@@ -1,69 +1,151 @@
-"""A run on disk: the trained tensors alone, and what it takes to go on training.
+"""A run on disk: what training leaves behind, and what it takes to go on training.
 
-    trained.safetensors   what trained, at its best epoch: kilobytes for a PELT method. It loads onto the base that run.json names
+    trained.safetensors   what trained, at its best epoch: kilobytes for a PELT method. It loads onto run.json's base
     run.json              every setting of the run and, once it has ended, its results
     metrics.jsonl         one line an epoch
     resume.safetensors    while the run lasts: the trained tensors of the last epoch with the optimiser's moments
 
-The log grows by a line at a time; every other file is written beside its place and moved there when whole, so that a run that is
-killed leaves the older file.
+The log grows by a line at a time; every other file is written beside its place and moved there when whole, so that a
+run that is killed leaves the older file.
 """
 
 import json
-import os
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from minipelt import InputError
+from minipelt.errors import InputError
+from minipelt.files import write_bytes
 from minipelt.unipelt import trained_parameters
 
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
 
-def shrinking(model):
-    """{name: module} of the modules that are saved as something smaller than their parameters (prefix.py, diff.py)."""
-    return {name: module for name, module in model.named_modules() if hasattr(module, "remains")}
+
+# ---- what training leaves behind
+
+
+def saved_otherwise(model):
+    """{place: module} of the modules that are saved as something other than their parameters (prefix.py, diff.py)."""
+    return {place: module for place, module in model.named_modules() if hasattr(module, "saved_state")}
+
+
+def saved_as_is(model):
+    """{name: parameter} of what is saved as it is: all that trains, and the head, which trains or not."""
+    places = tuple(f"{place}." for place in saved_otherwise(model))
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if (parameter.requires_grad or name.startswith("classifier.")) and not name.startswith(places)
+    }
 
 
 def trained_tensors(model):
-    """{name: tensor} of what training leaves behind: what trained, or what remains of it."""
-    tensors = {name: p.detach() for name, p in plainly_trained(model).items()}
-    for place, module in shrinking(model).items():
-        tensors |= {f"{place}.{name}": tensor for name, tensor in module.remains().items()}
+    """{name: tensor} of what a run keeps."""
+    tensors = {name: parameter.detach() for name, parameter in saved_as_is(model).items()}
+    for place, module in saved_otherwise(model).items():
+        for name, tensor in module.saved_state().items():
+            tensors[f"{place}.{name}"] = tensor
     return tensors
-
-
-def plainly_trained(model):
-    """{name: parameter} of what trains and is saved as it is."""
-    places = tuple(f"{place}." for place in shrinking(model))
-    return {name: p for name, p in trained_parameters(model).items() if not name.startswith(places)}
 
 
 def load_trained(model, path):
     """Load a trained.safetensors into a model whose method is attached.
 
-    Raises InputError, with the model unchanged, if the file's tensors are not exactly the ones that this method trains.
+    Raises InputError, with the model unchanged, if the file's tensors are not exactly the ones that this method
+    keeps, or if one of them holds a number that is not finite.
     """
     tensors, _ = load_tensors(path)
-    wanted = {name: tensor.shape for name, tensor in trained_tensors(model).items()}
-    for name in wanted.keys() | tensors.keys():
-        if name not in tensors: raise InputError(f"{path}: tensor {name} is missing")
-        if name not in wanted: raise InputError(f"{path}: unexpected tensor {name}; the method does not train it")
-        if tensors[name].shape != wanted[name]:
-            raise InputError(f"{path}: tensor {name} has shape {tuple(tensors[name].shape)}; expected {tuple(wanted[name])}")
+    check_tensors(tensors, trained_tensors(model), path)
     device = model.classifier.weight.device
+    for place, module in saved_otherwise(model).items():
+        state = {name: tensors[f"{place}.{name}"].to(device) for name in module.saved_state()}
+        try:
+            module.load_saved_state(state)
+        except IndexError as error:
+            raise InputError(f"{path}: {place}: {error}") from None
     with torch.no_grad():
-        for name, parameter in plainly_trained(model).items(): parameter.copy_(tensors[name])
-    for place, module in shrinking(model).items():
-        module.become({name: tensors[f"{place}.{name}"].to(device) for name in module.remains()})
+        for name, parameter in saved_as_is(model).items():
+            parameter.copy_(tensors[name])
+
+
+def check_tensors(tensors, wanted, path):
+    """Raise InputError unless {name: tensor} has the names, shapes and kinds of number of `wanted`, all finite."""
+    for name in wanted:
+        if name not in tensors:
+            raise InputError(f"{path}: tensor {name} is missing")
+    for name, tensor in tensors.items():
+        if name not in wanted:
+            raise InputError(f"{path}: unexpected tensor {name}; the method does not train it")
+        if tensor.shape != wanted[name].shape:
+            expected = tuple(wanted[name].shape)
+            raise InputError(f"{path}: tensor {name} has shape {tuple(tensor.shape)}; expected {expected}")
+        if tensor.dtype != wanted[name].dtype:
+            raise InputError(f"{path}: tensor {name} holds {tensor.dtype}; expected {wanted[name].dtype}")
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: tensor {name} holds numbers that are not finite; the training has failed")
+
+
+# ---- what it takes to go on
+
+
+def save_training(path, model, optimizer, reports):
+    """Write all that a resumed run needs: the trained tensors with AdamW's two moments, and the reports so far."""
+    tensors = {}
+    for name, parameter in trained_parameters(model).items():
+        tensors[name] = parameter.detach()
+        for moment in MOMENTS:
+            tensors[f"{name}:{moment}"] = optimizer.state[parameter][moment]
+    save_tensors(tensors, path, {"reports": json.dumps(reports)})
+
+
+def load_training(path, model, optimizer, steps):
+    """Put a saved training back: parameters, moments, step counts. Returns the epoch reports so far.
+
+    steps: of an epoch. Raises InputError, with nothing changed, if the file is not of this model and optimizer.
+    """
+    tensors, metadata = load_tensors(path)
+    parameters = trained_parameters(model)
+    wanted = {}
+    for name, parameter in parameters.items():
+        wanted[name] = parameter
+        for moment in MOMENTS:
+            wanted[f"{name}:{moment}"] = parameter
+    try:
+        check_tensors(tensors, wanted, path)
+    except InputError as error:
+        raise InputError(f"{error}; expected the base and method that the run began with") from None
+    reports = read_reports(metadata.get("reports"), path)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+            state = {moment: tensors[f"{name}:{moment}"].to(parameter.device).clone() for moment in MOMENTS}
+            state["step"] = torch.tensor(float(steps * len(reports)), device=parameter.device)
+            optimizer.state[parameter] = state
+    return reports
+
+
+def read_reports(text, path):
+    """The epoch reports in a resume file, checked. Raises InputError."""
+    try:
+        reports = json.loads(text)
+        if not isinstance(reports, list):
+            raise ValueError("expected a list")
+        for number, report in enumerate(reports, start=1):
+            whole = report["epoch"] == number and 1 <= report["best_epoch"] <= number
+            if not whole or not all(isinstance(report[name], float) for name in ("loss", "score", "best_score")):
+                raise ValueError("an epoch's numbers are not what the loop writes")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: no epoch reports that can be read ({error}); the run cannot go on from it") from None
+    return reports
+
+
+# ---- files of tensors
 
 
 def save_tensors(tensors, path, metadata=None):
     """Write {name: tensor} and {name: string} as a safetensors file, whole or not at all."""
-    part = Path(f"{path}.part")
-    part.write_bytes(save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, metadata))
-    os.replace(part, path)
+    write_bytes(path, save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, metadata))
 
 
 def load_tensors(path):
@@ -73,22 +155,5 @@ def load_tensors(path):
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({error})") from None
-
-
-def save_json(value, path):
-    """Write JSON, whole or not at all."""
-    part = Path(f"{path}.part")
-    part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
-
-
-def load_json(path):
-    """Read JSON. Raises InputError if the file is absent or broken."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: no such file; expected a run folder, such as train.py leaves in runs/") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None

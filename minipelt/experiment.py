@@ -1,42 +1,71 @@
-"""Do one run: model and method, training, test score, and the run folder.
+"""One run, from its settings to its record: model and method, training, test score, and the run folder.
 
     run = Run("sst2", Method("apl"), Recipe(learning_rate=1e-3), k=500)
     record = run_experiment(prepare(run), new_folder(run))
 """
 
 import copy
-import json
+import math
 import os
 import platform
+import subprocess
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import distributed
 
 import minipelt
-from minipelt import InputError, metrics
+from minipelt import metrics
+from minipelt.batches import Rows, encode
 from minipelt.bert import BertClassifier, initialise
-from minipelt.checkpoint import load_json, load_tensors, load_trained, save_json, save_tensors, trained_tensors
+from minipelt.checkpoint import (
+    load_trained,
+    load_training,
+    save_tensors,
+    save_training,
+    trained_tensors,
+)
+from minipelt.errors import InputError
+from minipelt.files import append_json_lines, load_json, save_json, write_text
 from minipelt.gate import mean_gates, record_gates
-from minipelt.loop import predict, train
-from minipelt.parallel import add_up, rank_and_size
-from minipelt.run import Run, choose_rows
-from minipelt.shared import Shared
-from minipelt.unipelt import attach, count_parameters, trained_parameters
+from minipelt.loop import make_optimizer, predict, train
+from minipelt.progress import Stopwatch, scoring_bar, step_bar
+from minipelt.settings import Run
+from minipelt.splits import load_splits, read_split
+from minipelt.unipelt import attach, count_parameters
+from minipelt.weights import load
 
 
-def choose_device(name):
+class Prepared(NamedTuple):
+    """A run that is ready to train: what can be wrong with its settings has been found, and nothing is on disk yet."""
+
+    run: Run
+    model: BertClassifier
+    rows: dict[str, Rows]  # "train", "validation", "test"
+
+
+# ---- from settings to a model and rows
+
+
+def choose_device(name: str) -> torch.device:
     """`auto` -> CUDA, else MPS, else the CPU; any other name as torch knows it. On CUDA, makes torch deterministic."""
-    if name.split(":")[0] not in ("auto", "cpu", "cuda", "mps"): raise InputError(f"unknown device {name!r}; expected auto, cpu, cuda or mps")
+    if name.split(":")[0] not in ("auto", "cpu", "cuda", "mps"):
+        raise InputError(f"unknown device {name!r}; expected auto, cpu, cuda or mps")
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cpu"
+        if torch.backends.mps.is_available():
+            name = "mps"
+        if torch.cuda.is_available():
+            name = "cuda"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); expected auto, cpu, cuda or mps") from None
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {name!r} cannot be used ({reason}); expected auto, cpu, cuda or mps") from None
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -48,18 +77,70 @@ def check_fits(run, config):
     """Raise InputError if a run asks for more than the base with this BertConfig has."""
     if run.max_length > config.max_position_embeddings:
         raise InputError(f"max_length is {run.max_length}; {run.model} has {config.max_position_embeddings} positions")
-    if "top" in run.method.parts and run.method.top_layers > config.num_hidden_layers:
+    if run.method.top_layers > config.num_hidden_layers and "top_layers" in run.method.uses:
         raise InputError(f"top_layers is {run.method.top_layers}; {run.model} has {config.num_hidden_layers} layers")
 
 
-def build(run, device, shared):
-    """(model, tokenizer) of a run: the base, a new head, and the method as it is before training."""
-    bert, tokenizer = shared.base(run.model, device)
+def load_base(name, device):
+    """(BertModel on `device`, frozen, with empty slots; tokenizer)."""
+    bert, tokenizer = load(name)
+    return bert.to(device).requires_grad_(False), tokenizer
+
+
+def build(run, device, load=load_base):
+    """(model, tokenizer) of a run: the base, a new head, and the method as it is before training.
+
+    load(name, device) gives the base; where a method changes the base itself, it works on a copy.
+    """
+    bert, tokenizer = load(run.model, device)
     check_fits(run, bert.config)
-    if run.method.trains_base: bert = copy.deepcopy(bert)
+    if run.method.trains_base:
+        bert = copy.deepcopy(bert)
     torch.manual_seed(run.recipe.seed)
-    if bert.pooler_is_new: initialise(bert.pooler, bert.config)  # here, so that it follows the seed
-    return attach(BertClassifier(bert, run.spec.num_outputs).to(device), run.method), tokenizer
+    if bert.pooler_is_new:  # made here, so that it follows the seed
+        initialise(bert.pooler, bert.config)
+    model = BertClassifier(bert, run.spec.num_outputs).to(device)
+    attach(model, run.method)
+    if run.frozen_head:
+        model.classifier.weight.requires_grad_(False)
+        model.classifier.bias.requires_grad_("bitfit" in run.method.parts)
+    return model, tokenizer
+
+
+def prepare(run, load=load_base, read=read_split) -> Prepared:
+    """Run -> Prepared. Raises InputError for a wrong name, file or value.
+
+    load(name, device) gives the base and its tokenizer, read(run, split) the Examples: a sweep hands in what it has
+    loaded already, and runs on the user's own data another reader. The model is then no longer to be used once `load`
+    is asked again.
+    """
+    model, tokenizer = build(run, choose_device(run.device), load)
+    splits = load_splits(run, read)
+    rows = {"train": encode(splits["train"], tokenizer, run.max_length)}
+    rows["test"] = encode(splits["test"], tokenizer, run.max_length)
+    same = splits["validation"] is splits["test"]
+    rows["validation"] = rows["test"] if same else encode(splits["validation"], tokenizer, run.max_length)
+    if not run.spec.labels and not run.zero_start:  # regression starts at the mean score: only differences are left to learn
+        torch.nn.init.constant_(model.classifier.bias, rows["train"].labels.mean().item())
+    return Prepared(run, model, rows)
+
+
+def new_folder(run, parent="runs") -> Path:
+    """Make and return a folder for a run, named after it, with -2, -3 ... if that is taken."""
+    for number in range(1, 10000):
+        name = run.name if number == 1 else f"{run.name}-{number}"
+        folder = Path(parent) / name
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
+    raise InputError(f"{parent}/{run.name}: taken 9999 times; expected a free name")
+
+
+# ---- the run
 
 
 def score(task, logits, labels):
@@ -68,119 +149,155 @@ def score(task, logits, labels):
     return {name: getattr(metrics, name)(predictions.numpy(), labels.numpy()) for name in task.metrics}
 
 
-class Prepared(NamedTuple):
-    """A run that is ready to train: all that can be wrong with its settings has been found by now, and nothing is on disk yet."""
-
-    run: Run
-    model: BertClassifier
-    rows: dict  # {"train", "validation", "test"}: batches.Rows
-
-
-def prepare(run, shared=None):
-    """Run -> Prepared. Raises InputError for a wrong name, file or value.
-
-    With `shared`, what earlier runs loaded is used again; their models are then no longer to be used.
-    """
-    shared = shared or Shared()
-    model, tokenizer = build(run, choose_device(run.device), shared)
-    train_set, dev, test_set = (shared.split(run, name, tokenizer) for name in ("train", "dev", run.test_split))
-    train_rows, validation_rows = choose_rows(run, len(train_set))
-    rows = {"train": train_set.rows(train_rows), "test": test_set.rows(range(len(test_set)))}
-    if validation_rows is not None: rows["validation"] = train_set.rows(validation_rows)
-    else: rows["validation"] = rows["test"] if dev is test_set else dev.rows(range(len(dev)))
-    if not run.spec.labels:  # regression starts at the mean score: only differences are left to learn
-        torch.nn.init.constant_(model.classifier.bias, rows["train"].labels.mean().item())
-    return Prepared(run, model, rows)
-
-
-def new_folder(run, parent="runs"):
-    """Make and return a folder for a run, named after it, with -2, -3 ... if that is taken."""
-    for number in range(1, 10000):
-        folder = Path(parent) / (run.name if number == 1 else f"{run.name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError: continue
-        except OSError as error: raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
-    raise InputError(f"{parent}/{run.name}: taken 9999 times; expected a free name")
-
-
-def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_seconds=60):
+def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_seconds=60, wrap=lambda model: model):
     """Train, test and record one run in an existing folder. Returns its record, as it stands in `folder`/run.json.
 
-    say(line) is called with a line for people now and then. With `resume`, goes on from `folder`/resume.safetensors, which is
-    written with every best epoch, and when `save_seconds` have passed since the last time.
+    say(line) is called with a line for the reader now and then. With `resume`, goes on from
+    `folder`/resume.safetensors, which is written with every best epoch, and when `save_seconds` have passed since the
+    last time. wrap(model) gives what trains and predicts in the model's place, such as a DataParallel around it.
     """
-    folder = Path(folder)
     run, model, rows = prepared
-    task, counts = run.spec, count_parameters(model)
-    say(", ".join(f"{name} {len(rows[name]):,} rows" for name in ("train", "validation", "test")) + f"; {task.metrics[0]}; {model.classifier.weight.device}")
-    say(parameter_table(counts))
+    folder = Path(folder)
+    record = describe_run(prepared)
+    sizes = ", ".join(f"{name} {len(rows[name]):,} rows" for name in ("train", "validation", "test"))
+    say(f"{sizes}; {run.spec.metrics[0]}; {model.classifier.weight.device}")
+    say(parameter_table(record["parameters"]))
 
-    record = {"run": asdict(run), "rows": {name: len(split) for name, split in rows.items()}, "parameters": counts,
-              "device": model.classifier.weight.device.type, "threads": torch.get_num_threads(), "processes": rank_and_size()[1],
-              "versions": {"minipelt": minipelt.__version__, "torch": torch.__version__, "python": platform.python_version()}}
-    state = load_state(folder / "resume.safetensors", model) if resume else None
-    save_json(record, folder / "run.json")
-    with open(folder / "metrics.jsonl", "w", encoding="utf-8") as log:
-        log.writelines(json.dumps(report) + "\n" for report in (state[1] if state else []))
-    last_save = -float("inf")
-
-    def on_epoch(report, snapshot):
-        nonlocal last_save
-        best = report["epoch"] == report["best_epoch"]
-        if best: save_tensors(trained_tensors(model), folder / "trained.safetensors")
-        if best or time.perf_counter() - last_save >= save_seconds:
-            tensors, reports = snapshot()
-            save_tensors(tensors, folder / "resume.safetensors", {"reports": json.dumps(reports)})
-            last_save = time.perf_counter()
-        with open(folder / "metrics.jsonl", "a", encoding="utf-8") as log: log.write(json.dumps(report) + "\n")
-        say(f"epoch {report['epoch']:>2}  loss {report['loss']:.4f}  validation {100 * report['score']:6.2f}{'  best' if best else ''}")
-
-    def validate(model):
-        logits = add_up(predict(model, rows["validation"], *rank_and_size()))
-        return score(task, logits, rows["validation"].labels)[task.metrics[0]]
-
-    reports = train(model, rows["train"], run.recipe, validate, state, on_epoch)
+    wrapped = wrap(model)
+    reports = train_and_save(prepared, wrapped, folder, record, say, resume, save_seconds)
     load_trained(model, folder / "trained.safetensors")
-    results = test(model, task, rows["test"])
-    same = rows["validation"] is rows["test"]
-    results["validation"] = results["test"] if same else score(task, predict(model, rows["validation"]), rows["validation"].labels)
-    results |= {"best_epoch": reports[-1]["best_epoch"], "epochs": len(reports)}
+    results = test(model, run.spec, rows["test"])
+    results["validation"] = results["test"]
+    if rows["validation"] is not rows["test"]:
+        logits = predict(wrapped, rows["validation"])
+        results["validation"] = score(run.spec, logits, rows["validation"].labels)
+    results["best_epoch"] = reports[-1]["best_epoch"]
+    results["epochs"] = len(reports)
     results["train_seconds"] = sum(report["train_seconds"] for report in reports)
-    results["total_seconds"] = sum(report["train_seconds"] + report["validation_seconds"] for report in reports) + results["test_seconds"]
+    validation_seconds = sum(report["validation_seconds"] for report in reports)
+    results["total_seconds"] = results["train_seconds"] + validation_seconds + results["test_seconds"]
     record["results"] = results
     save_json(record, folder / "run.json")
     (folder / "resume.safetensors").unlink(missing_ok=True)
     return record
 
 
+def train_and_save(prepared, wrapped, folder, record, say, resume, save_seconds):
+    """The loop of one run, with what a reader and a later resume want of it: lines, a bar, a log, files.
+
+    Returns the reports.
+    """
+    run, model, rows = prepared
+    optimizer = make_optimizer(model, run.recipe)
+    steps = math.ceil(len(rows["train"]) / run.recipe.batch_size)
+    state, log = folder / "resume.safetensors", folder / "metrics.jsonl"
+    reports = load_training(state, model, optimizer, steps) if resume else []
+    save_json(record, folder / "run.json")
+    write_text(log, "")
+    append_json_lines(log, reports)
+    stopwatch = Stopwatch()
+
+    def validate(model):
+        with stopwatch.pause(), scoring_bar(model, rows["validation"]):
+            logits = predict(model, rows["validation"])
+        return score(run.spec, logits, rows["validation"].labels)[run.spec.metrics[0]]
+
+    last_save = -math.inf
+    with step_bar(optimizer, steps * len(reports), steps * run.recipe.epochs) as bar:
+        for report in train(wrapped, rows["train"], run.recipe, validate, optimizer, reports):
+            check_finite(report, run.recipe)
+            train_seconds, validation_seconds = stopwatch.lap()
+            report |= {"train_seconds": train_seconds, "validation_seconds": validation_seconds}
+            reports.append(report)
+            is_best = report["best_epoch"] == report["epoch"]
+            if is_best:
+                save_tensors(trained_tensors(model), folder / "trained.safetensors")
+            if is_best or time.perf_counter() - last_save >= save_seconds:
+                save_training(state, model, optimizer, reports)
+                last_save = time.perf_counter()
+            append_json_lines(log, [report])
+            say(epoch_line(report))
+            bar.set_postfix(epoch=report["epoch"], loss=f"{report['loss']:.3f}", best=f"{report['best_score']:.4f}")
+            stopwatch.restart()
+    return reports
+
+
+def check_finite(report, recipe):
+    """Raise InputError if an epoch's loss is no number any more."""
+    if math.isfinite(report["loss"]):
+        return
+    epoch, best = report["epoch"], report["best_epoch"]
+    kept = f"; epoch {best}, the best before it, is kept" if 0 < best < epoch else ""
+    raise InputError(
+        f"the loss is {report['loss']} in epoch {epoch}; a learning rate below {recipe.learning_rate:g} may help{kept}"
+    )
+
+
+def epoch_line(report):
+    """An epoch's report as a line of text."""
+    mark = "  best" if report["best_epoch"] == report["epoch"] else ""
+    return f"epoch {report['epoch']:>2}  loss {report['loss']:.4f}  validation {100 * report['score']:6.2f}{mark}"
+
+
 def test(model, task, rows):
     """{"test": {metric: value}, "gates": {submodule: [mean of each layer]}, "test_seconds"} on `rows`."""
     started = time.perf_counter()
-    with record_gates(model) as gates:
+    with record_gates(model) as gates, scoring_bar(model, rows):
         logits = predict(model, rows)
-    return {"test": score(task, logits, rows.labels), "gates": mean_gates(gates), "test_seconds": time.perf_counter() - started}
+    scores = score(task, logits, rows.labels)
+    return {"test": scores, "gates": mean_gates(gates), "test_seconds": time.perf_counter() - started}
 
 
-def load_state(path, model):
-    """What `train` needs to go on: the tensors and reports of a resume.safetensors. Raises InputError if they are not of this model."""
-    tensors, metadata = load_tensors(path)
-    for name, parameter in trained_parameters(model).items():
-        if name not in tensors or tensors[name].shape != parameter.shape:
-            raise InputError(f"{path}: no tensor {name} of shape {tuple(parameter.shape)}; expected the base that the run began with")
-    return tensors, json.loads(metadata["reports"])
+# ---- the record
+
+
+def describe_run(prepared):
+    """A run's record as far as it is known before it trains: settings, rows, parameters, and where it ran."""
+    run, model, rows = prepared
+    return {
+        "run": asdict(run),
+        "rows": {name: len(split) for name, split in rows.items()},
+        "parameters": count_parameters(model),
+        "device": model.classifier.weight.device.type,
+        "threads": torch.get_num_threads(),
+        "processes": distributed.get_world_size() if distributed.is_initialized() else 1,  # that share this run
+        "versions": {
+            "minipelt": minipelt.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "commit": git_commit(),
+    }
+
+
+def git_commit():
+    """The commit that this package runs from, with + behind it if files were changed since; None without a checkout."""
+    root = Path(minipelt.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=12"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None
 
 
 def load_run(folder, **changes):
-    """A run folder -> (Run, recorded results or {}, model with its trained tensors, tokenizer). `changes` replace settings."""
-    run, folder = Run.load(folder, **changes), Path(folder)
-    model, tokenizer = build(run, choose_device(run.device), Shared())
+    """A run folder -> (Run, recorded results or {}, model with its trained tensors, tokenizer).
+
+    `changes` replace settings.
+    """
+    folder = Path(folder)
+    run = Run.load(folder, **changes)
+    model, tokenizer = build(run, choose_device(run.device))
     load_trained(model, folder / "trained.safetensors")
     return run, load_json(folder / "run.json").get("results", {}), model.eval(), tokenizer
 
 
 def parameter_table(counts):
     """What `count_parameters` gives as lines of text, with each part's share of the base."""
-    lines = [f"  {part:<16}{count:>12,}{100 * count / counts['base']:>9.3f} %" for part, count in counts.items()]
-    return "\n".join(["trained parameters, and the base beside them", *lines])
+    lines = ["trained parameters, and the base beside them"]
+    for part, count in counts.items():
+        lines.append(f"  {part:<16}{count:>12,}{100 * count / counts['base']:>9.3f} %")
+    return "\n".join(lines)

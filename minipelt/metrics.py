@@ -24,7 +24,10 @@ def macro_f1(predictions, labels):
 
 
 def matthews(predictions, labels):
-    """Matthews correlation: (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)); 0 if all predictions are one class."""
+    """Matthews correlation:
+
+    (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)); 0 if all predictions are one class.
+    """
     tp, fp, fn, tn = confusion(predictions, labels)
     return ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
 
@@ -32,7 +35,8 @@ def matthews(predictions, labels):
 def pearson(predictions, labels):
     """Pearson correlation; 0 if either side is constant."""
     x, y = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-    if np.ptp(x) == 0 or np.ptp(y) == 0: return 0.0  # rounding would leave a tiny spread around the mean
+    if np.ptp(x) == 0 or np.ptp(y) == 0:  # rounding would leave a tiny spread around the mean
+        return 0.0
     x, y = x - x.mean(), y - y.mean()
     return ratio((x * y).sum(), np.sqrt((x * x).sum() * (y * y).sum()))
 

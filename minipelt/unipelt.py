@@ -1,208 +1,151 @@
-"""UniPELT (Mao et al. 2022): put methods, and the gates that unite them, into a BERT classifier. This file alone knows them all.
+"""UniPELT (Mao et al. 2022): put methods, and the gates that unite them, into a BERT classifier.
 
-    name       letter  file          gate reads             acts on
-    adapter    a       adapter.py    x = LayerNorm(f + a)   feed-forward output of every layer
-    prefix     p       prefix.py     h, the layer's input   keys and values of every layer
-    lora       l       lora.py       h (q and v apart)      queries and values of every layer
-    bitfit     b       bitfit.py     --                     every bias of the encoder
-    houlsby            adapter.py    o, and f               attention and feed-forward output of every layer; LayerNorms
-    parallel           adapter.py    a                      feed-forward output of every layer
-    ia3                ia3.py        --                     keys, values, feed-forward of every layer
-    layernorm          bitfit.py     --                     every LayerNorm of the encoder
-    top                              --                     the whole of the top n layers, and the pooler
-    prompt             prompt.py     --                     the input
-    diff               diff.py       --                     every matrix of every layer
-    side               side.py       --                     the pooled output
+    model = attach(BertClassifier(bert, num_outputs=2), Method("apl"))
 
-Join letters (`apl`), or names and letters with a plus (`houlsby+p+l`). Gates are on as soon as two parts that can have one
-meet. Two more methods stand alone: `ft` (fine-tuning: everything trains) and `head` (only the classifier trains). The base stays
-frozen but for what the table says; the head always trains.
+The base stays frozen but for what a method lets train; the head always trains. As soon as two parts meet that can
+have a gate, each gets one. This file knows no method by name: a method is a file of methods/ and a row of
+settings.PARTS.
 """
 
-from dataclasses import dataclass, fields, replace
+from collections import Counter
+from importlib import import_module
 
-from minipelt import InputError
-from minipelt.adapter import Adapter, HoulsbyAdapter, ParallelAdapter
-from minipelt.bitfit import biases, layer_norms
-from minipelt.diff import Penalty, differentiate
+from torch.nn.utils import parametrize
+
+from minipelt.errors import InputError
 from minipelt.gate import Gate
-from minipelt.ia3 import IA3
-from minipelt.lora import LoRA
-from minipelt.prefix import Prefix, PrefixTable
-from minipelt.prompt import Prompt
-from minipelt.side import SideNetwork
-
-LETTERS = {"a": "adapter", "p": "prefix", "l": "lora", "b": "bitfit"}
-PARTS = (*LETTERS.values(), "houlsby", "parallel", "ia3", "layernorm", "top", "prompt", "diff", "side")
-GATEABLE = {"adapter", "prefix", "lora", "houlsby", "parallel"}
-TRAIN_BASE = {"ft", "bitfit", "houlsby", "layernorm", "top", "diff"}  # parts that change the pretrained encoder itself
-USERS = {  # hyperparameter: the parts that have a use for it
-    "bottleneck": {"adapter", "houlsby", "parallel", "side"}, "prefix_length": {"prefix", "prompt"}, "prefix_hidden": {"prefix"},
-    "rank": {"lora"}, "alpha": {"lora"}, "top_layers": {"top"}, "share": {"diff"},
-}
-HYPERPARAMETERS = ("bottleneck", "prefix_length", "rank", "alpha", "top_layers", "share")  # as the command line offers them
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method with its hyperparameters; the defaults are UniPELT's."""
-
-    name: str  # ft, head, a name of the table, letters (ap, plb, apl ...), or names and letters with a plus
-    gate: bool = True  # False: UniPELT's NoGate ablation. Without effect while fewer than two parts with gates meet
-    bottleneck: int = 48  # M of adapters and of the side network
-    prefix_length: int = 10  # P
-    prefix_hidden: int = 512  # width of the prefix's reparameterisation
-    rank: int = 8  # R of LoRA
-    alpha: float = 16.0  # LoRA's scale is alpha / R where it is not gated
-    top_layers: int = 1  # how many layers `top` trains
-    share: float = 0.005  # of each matrix's entries that diff pruning keeps
-
-    def __post_init__(self):
-        object.__setattr__(self, "name", canonical_name(self.name))
-        for field in HYPERPARAMETERS + ("prefix_hidden",):
-            if not getattr(self, field) > 0 and not (field == "top_layers" and self.top_layers == 0):
-                raise InputError(f"{field} is {getattr(self, field)}; expected a number above 0")
-        if self.share > 1: raise InputError(f"share is {self.share}; expected a share of the entries, at most 1")
-
-    @property
-    def parts(self):
-        """The parts by name, in the table's order: ("adapter", "lora"); ("ft",); () for head."""
-        return () if self.name == "head" else ("ft",) if self.name == "ft" else split_name(self.name)
-
-    @property
-    def gated(self):
-        """Whether the parts have gates."""
-        return self.gate and len(GATEABLE.intersection(self.parts)) >= 2
-
-    @property
-    def trains_base(self):
-        """Whether parameters of the pretrained encoder train."""
-        return not TRAIN_BASE.isdisjoint(self.parts)
-
-    @property
-    def canonical(self):
-        """This method with every setting that has no effect on it back at its default: equal methods then compare equal."""
-        idle = [name for name, users in USERS.items() if users.isdisjoint(self.parts) or (name == "alpha" and self.gated)]
-        if len(GATEABLE.intersection(self.parts)) < 2: idle.append("gate")
-        return replace(self, **{field.name: field.default for field in fields(self) if field.name in idle})
-
-
-def split_name(name):
-    """`apl` -> ("adapter", "prefix", "lora"), `l+houlsby` -> ("lora", "houlsby"). Raises InputError for what is no union of parts."""
-    found = []
-    for word in name.split("+"): found += [word] if word in PARTS else [LETTERS.get(letter) for letter in word or "?"]
-    if None in found or len(set(found)) < len(found):
-        raise InputError(
-            f"unknown method {name!r}: expected ft, head, {', '.join(PARTS)}, letters of a (adapter), p (prefix), l (lora), b (bitfit), "
-            "such as apl, or some of these with + between, each at most once"
-        )
-    return tuple(part for part in PARTS if part in found)
-
-
-def canonical_name(name):
-    """`lp` -> `pl`, `a` -> `adapter`, `l+houlsby` -> `lora+houlsby`, `ft` -> `ft`. Raises InputError for what is no method."""
-    if name in ("ft", "head"): return name
-    parts = split_name(name)
-    if len(parts) > 1 and set(parts) <= set(LETTERS.values()): return "".join(letter for letter, part in LETTERS.items() if part in parts)
-    return "+".join(parts)
+from minipelt.settings import PARTS
 
 
 def attach(model, method):
-    """Put `method` into a BertClassifier, in place, and mark which of its parameters train. Returns the model.
+    """Put a `settings.Method` into a BertClassifier, in place, and mark which of its parameters train.
 
-    The new modules are made on the model's device, initialised as their files say. Raises InputError if the encoder has
-    fewer layers than `top` is to train.
+    Returns the model.
+
+    The new modules are made on the model's device, initialised as their files say. Raises InputError if the model has
+    a method already, if the encoder is too small for it, or if a parameter would train that no part owns.
     """
-    bert, parts = model.bert, method.parts
-    D, N, F = bert.config.hidden_size, bert.config.num_hidden_layers, bert.config.intermediate_size
-    model.method = method
-    bert.requires_grad_("ft" in parts)
-    if bert.pooler_is_new: bert.pooler.requires_grad_(True)
-    if "bitfit" in parts:
-        for bias in biases(bert).values(): bias.requires_grad_(True)
-    if "layernorm" in parts or "houlsby" in parts:
-        for parameter in layer_norms(bert).values(): parameter.requires_grad_(True)
-    if "top" in parts:
-        if method.top_layers > N: raise InputError(f"top_layers is {method.top_layers}; this encoder has {N} layers")
-        for module in [*bert.encoder.layer[N - method.top_layers :], *[bert.pooler] * (method.top_layers > 0)]: module.requires_grad_(True)
+    filled = any(getattr(module, slot) for _, module, slot in slots(model))
+    rewritten = any(parametrize.is_parametrized(module) for module in model.modules())
+    if model.method is not None or filled or rewritten:
+        raise InputError("the model has a method already; expected one with empty slots, such as `detach` leaves")
+    bert = model.bert
+    bert.requires_grad_(False)
+    if bert.pooler_is_new:
+        for name, parameter in bert.pooler.named_parameters():
+            parameter.requires_grad_(True)
+            model.base_parts[f"bert.pooler.{name}"] = "head"
+    files = [import_module(f"minipelt.methods.{part}") for part in method.parts]
 
     def gate():
-        return Gate(D) if method.gated else None
+        return Gate(bert.config.hidden_size) if method.gated else None
 
     with bert.pooler.dense.weight.device:
-        if "diff" in parts: model.penalty = Penalty(differentiate(bert, method.share))
-        if "prompt" in parts: bert.prompt = Prompt(bert.embeddings, method.prefix_length)
-        if "side" in parts: model.side = SideNetwork(bert.config, method.bottleneck)
-        if "prefix" in parts: bert.prefix = PrefixTable(N, D, method.prefix_length, method.prefix_hidden)
-        for layer in bert.encoder.layer:
-            attention = layer.attention.self
-            if "adapter" in parts: layer.adapter = Adapter(D, method.bottleneck, gate())
-            if "prefix" in parts: attention.prefix = Prefix(gate())
-            if "lora" in parts: attention.lora_query = LoRA(D, method.rank, method.alpha, gate())
-            if "lora" in parts: attention.lora_value = LoRA(D, method.rank, method.alpha, gate())
-            if "houlsby" in parts: layer.attention.output.adapter = HoulsbyAdapter(D, method.bottleneck, gate())
-            if "houlsby" in parts: layer.output.adapter = HoulsbyAdapter(D, method.bottleneck, gate())
-            if "parallel" in parts: layer.parallel = ParallelAdapter(D, method.bottleneck, gate())
-            if "ia3" in parts: attention.ia3_key, attention.ia3_value, layer.intermediate.ia3 = IA3(D), IA3(D), IA3(F)
+        for file in files:
+            if hasattr(file, "attach"):
+                file.attach(model, method, gate)
+        for layer in bert.encoder.layer:  # layer by layer, as the paper draws it
+            for file in files:
+                if hasattr(file, "attach_layer"):
+                    file.attach_layer(layer, method, gate)
+    model.method = method
+    check_owned(model)
     return model
 
 
-def slots(bert):
-    """Every slot of an encoder, as (module, attribute)."""
-    yield from ((bert, "prompt"), (bert, "prefix"))
-    for layer in bert.encoder.layer:
-        for name in ("lora_query", "lora_value", "ia3_key", "ia3_value", "prefix"): yield layer.attention.self, name
-        yield from ((layer.attention.output, "adapter"), (layer.intermediate, "ia3"), (layer.output, "adapter"), (layer, "parallel"), (layer, "adapter"))
+def check_owned(model):
+    """Raise InputError if a parameter trains, or a module sits in a slot, that no part of the table owns.
+
+    `extra_loss` may hold a module without a part: it adds nothing to what the model computes.
+    """
+    for place, module, slot in slots(model):
+        filled = getattr(module, slot)
+        if filled and slot != "extra_loss" and getattr(filled, "part", None) not in PARTS:
+            name = f"{place}.{slot}".lstrip(".")
+            raise InputError(f"no part owns the module in {name}; expected `part`, a name of the table, in its class")
+    part_of = owners(model)
+    for name in trained_parameters(model):
+        if model.base_parts.get(name, part_of.get(name)) not in (*PARTS, "gates"):
+            raise InputError(f"{name} trains and no part owns it; expected `part` in its module's class, or `unfreeze`")
 
 
-def detach(bert):
-    """Empty an encoder's slots and freeze it: plain BERT again. Returns it."""
-    for module, name in slots(bert):
-        delattr(module, name)  # forgotten as a submodule, so that the next method's modules come in their own order
-        setattr(module, name, None)
-    return bert.requires_grad_(False)
+def slots(model):
+    """Every slot of a BertClassifier or BertModel, as (place, module, slot):
+
+    ("bert.encoder.layer.0", BertLayer, "adapter").
+    """
+    for place, module in list(model.named_modules()):
+        for slot in getattr(module, "slots", ()):
+            yield place, module, slot
+
+
+def detach(model):
+    """Take the method out again: slots empty, matrices as they were, everything frozen. Returns the model: plain BERT.
+
+    model: a BertClassifier or a BertModel. What trained inside the pretrained encoder itself keeps its new values.
+    """
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+    for _, module, slot in list(slots(model)):
+        delattr(module, slot)  # forgotten as a submodule, so that the next method's modules come in their own order
+        setattr(module, slot, None)
+    if hasattr(model, "method"):
+        model.method = None
+        model.base_parts.clear()
+    return model.requires_grad_(False)
 
 
 def trained_parameters(model):
-    """{name: parameter} of all that trains: what an optimiser gets, and what a run saves."""
+    """{name: parameter} of all that trains: what an optimiser gets."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def count_parameters(model):
-    """Parameters by part: {part: count}; parts that the method lacks are left out. Every part is kept after training, but for
-    `prefix network` and `diff network`, which only training needs, and `base`, the size of the encoder as it was.
+def owners(model):
+    """{parameter name: part} of every parameter.
+
+    A module owns what is inside it, but for modules in there with a part of their own.
     """
-    counts = dict.fromkeys((*PARTS[:2], "prefix network", "lora", "gates", *PARTS[3:10], "diff", "diff network", "side", "ft", "head", "base"), 0)
+    found = {}
+    for place, module in model.named_modules():  # from the outside in: the innermost has the last word
+        part = getattr(module, "part", None)
+        if part:
+            for name, _ in module.named_parameters(prefix=place):
+                found[name] = part
+    return found
+
+
+def count_parameters(model):
+    """Parameters by part: {part: count}; parts that the method lacks are left out.
+
+    Every part is kept after training, but for those called `... network` (of prefix and diff), which only training
+    needs, and for `base`, the size of the encoder as it was. A parameter of the base that trains counts twice: in
+    `base` and in the part that lets it train.
+    """
+    part_of = owners(model)
+    in_networks = set()
+    counts = Counter()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if hasattr(module, "saved_state") and sum(p.numel() for p in parameters) != module.num_saved:
+            in_networks.update(id(parameter) for parameter in parameters)
+            counts[module.part] += module.num_saved
     for name, parameter in model.named_parameters():
-        part = part_of(name)
+        part = part_of[name]
+        if id(parameter) in in_networks:
+            part += " network"
         counts[part] += parameter.numel()
-        if part == "base" and parameter.requires_grad:
-            new_pooler = name.startswith("bert.pooler.") and model.bert.pooler_is_new
-            counts["head" if new_pooler and "ft" not in model.method.parts else base_part(name, model.method)] += parameter.numel()
-    if model.bert.prefix: counts["prefix"] = model.bert.prefix.remains()["table"].numel()
-    if model.penalty: counts["diff"] = sum(diff.kept for diff in model.penalty.diffs)
-    return {part: count for part, count in counts.items() if count}
+        if name in model.base_parts:
+            counts[model.base_parts[name]] += parameter.numel()
+    ends = ("ft", "head", "base")
+    names = [*(part for part in PARTS if part not in ends), "gates", *ends]
+    ordered = [name for part in names for name in (part, f"{part} network")]
+    return {name: counts[name] for name in ordered if counts[name]}
 
 
 def kept_parameters(counts):
-    """How many trained parameters a run keeps, the head's left out, as the paper counts them. counts: as from `count_parameters`."""
-    return sum(count for part, count in counts.items() if part not in ("base", "head", "prefix network", "diff network"))
-
-
-def part_of(name):
-    """Which part of `count_parameters` a parameter belongs to, by its name."""
-    if name.startswith("classifier."): return "head"
-    if name.startswith("side."): return "side"
-    if name.startswith("bert.prompt."): return "prompt"
-    if name.startswith("bert.prefix."): return "prefix network" if ".network." in name else "prefix"
-    for mark, part in ((".gate.", "gates"), (".output.adapter.", "houlsby"), (".adapter.", "adapter"), (".parallel.", "parallel"), (".lora_", "lora"),
-                       (".ia3", "ia3"), (".weight.0.", "diff network")):
-        if mark in name: return part
-    return "base"
-
-
-def base_part(name, method):
-    """Which part of a method makes a parameter of the pretrained encoder train."""
-    if "ft" in method.parts: return "ft"
-    if "LayerNorm" in name and {"layernorm", "houlsby"}.intersection(method.parts): return "layernorm"
-    return "bitfit" if name.endswith(".bias") and "bitfit" in method.parts else "top"
+    """How many trained parameters a run keeps, the head's left out, as the paper counts them. counts: as from
+    `count_parameters`.
+    """
+    not_kept = [part for part in counts if part in ("base", "head") or part.endswith(" network")]
+    return sum(count for part, count in counts.items() if part not in not_kept)

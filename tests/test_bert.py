@@ -1,18 +1,34 @@
 """bert.py against golden values of the reference implementation, and its own properties."""
 
 import json
+import math
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from golden.random_weights import RANDOM, random_weights
+from helpers import TINY
 from safetensors.torch import load_file
 
-from golden.random_weights import RANDOM, random_weights
-from minipelt import InputError
-from minipelt.bert import BertClassifier, BertConfig, BertModel, explicit_attention
+from minipelt.bert import (
+    ACTIVATIONS,
+    BertClassifier,
+    BertConfig,
+    BertModel,
+    BertOutput,
+    BertSelfAttention,
+    explicit_attention,
+)
+from minipelt.errors import InputError
 
 GOLDEN = load_file(Path(__file__).parent / "golden" / "golden.safetensors")
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+NOISY = replace(TINY, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.6)
+
+
+# ---- against the reference
 
 
 def assert_real_tokens_close(found, expected, mask):
@@ -25,8 +41,10 @@ def assert_real_tokens_close(found, expected, mask):
 def test_minilm_agrees_with_the_reference(minilm):
     bert, _ = minilm
     inputs = [GOLDEN[f"minilm.{name}"] for name in INPUTS]
-    with torch.no_grad(): output = bert(*inputs)
-    assert_real_tokens_close(torch.stack(output.hidden_states)[..., ::16], GOLDEN["minilm.hidden_states"], inputs[1])
+    with torch.no_grad():
+        output = bert(*inputs)
+    found = torch.stack(output.hidden_states)[..., ::16]
+    assert_real_tokens_close(found, GOLDEN["minilm.hidden_states"], inputs[1])
     assert torch.allclose(output.pooled, GOLDEN["minilm.pooled"], atol=1e-5)
 
 
@@ -42,9 +60,13 @@ def test_random_config_agrees_with_the_reference():
     bert = BertModel(BertConfig(**RANDOM)).eval()
     bert.load_state_dict(random_weights({name: p.shape for name, p in bert.named_parameters()}))
     inputs = [GOLDEN[f"random.{name}"] for name in INPUTS]
-    with torch.no_grad(): output = bert(*inputs)
+    with torch.no_grad():
+        output = bert(*inputs)
     assert_real_tokens_close(torch.stack(output.hidden_states), GOLDEN["random.hidden_states"], inputs[1])
     assert torch.allclose(output.pooled, GOLDEN["random.pooled"], atol=1e-5)
+
+
+# ---- its pieces
 
 
 def test_shapes(tiny, batch):
@@ -80,14 +102,117 @@ def test_defaults_are_all_real_and_first_text(tiny):
     assert torch.equal(tiny(ids).pooled, explicit.pooled)
 
 
-@pytest.mark.parametrize("place", ["bert.embeddings.dropout", "bert.encoder.layer.1.attention.self", "bert.encoder.layer.1.attention.output.dropout",
-                                   "bert.encoder.layer.1.output.dropout", "dropout"])
+def normal_distribution(x):
+    """The share of a normal distribution below x."""
+    return 0.5 * (1 + math.erf(x / math.sqrt(2)))
+
+
+def tanh_gelu(x):
+    """GELU as the tanh formula has it."""
+    return 0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+@pytest.mark.parametrize("name, formula", [
+    ("gelu", lambda x: x * normal_distribution(x)),
+    ("gelu_new", tanh_gelu),
+    ("gelu_pytorch_tanh", tanh_gelu),
+    ("relu", lambda x: max(x, 0.0)),
+])
+def test_each_activation_is_its_formula(name, formula):
+    xs = [-3.0, -1.0, -0.1, 0.0, 0.5, 2.0]
+    found = ACTIVATIONS[name](torch.tensor(xs, dtype=torch.float64))
+    expected = torch.tensor([formula(x) for x in xs], dtype=torch.float64)
+    assert torch.allclose(found, expected, atol=1e-9)
+
+
+def test_a_config_s_activation_is_the_one_that_is_used(tiny):
+    outputs = {}
+    for name in ("gelu", "relu", "gelu_new"):
+        bert = BertModel(replace(TINY, hidden_act=name)).eval()
+        bert.load_state_dict(tiny.state_dict())
+        wide = bert.encoder.layer[0].intermediate
+        x = torch.linspace(-2, 2, 32)
+        outputs[name] = wide(x)
+        expected = ACTIVATIONS[name](wide.dense(x))
+        assert torch.equal(outputs[name], expected)
+    assert not torch.allclose(outputs["gelu"], outputs["relu"], atol=1e-2)
+    assert not torch.equal(outputs["gelu"], outputs["gelu_new"])
+
+
+# ---- dropout
+
+
+PLACES = [
+    "bert.embeddings.dropout",
+    "bert.encoder.layer.1.attention.self",
+    "bert.encoder.layer.1.attention.output.dropout",
+    "bert.encoder.layer.1.output.dropout",
+    "dropout",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_dropout_in_each_place_and_only_while_training(tiny, batch, place):
     model = BertClassifier(tiny, 2).eval()
     torch.nn.init.normal_(model.classifier.weight)
     assert torch.equal(model(*batch), model(*batch))
     model.get_submodule(place).train()
     assert not torch.equal(model(*batch), model(*batch))
+
+
+def share_of_zeros(x):
+    """How much of a tensor is exactly 0."""
+    return (x == 0).float().mean().item()
+
+
+def test_the_rate_of_hidden_dropout_in_each_place():
+    """hidden_dropout_prob, and not attention's, of the entries become 0 and the others grow to make up for it."""
+    bert = BertModel(NOISY).train()
+    ids = torch.randint(5, 60, (4, 64))
+    x = torch.randn(4, 64, 32)
+    mask = torch.ones(4, 64, dtype=torch.bool)
+    assert share_of_zeros(bert.embeddings(ids, torch.zeros_like(ids))) == pytest.approx(0.3, abs=0.03)
+    for output in (BertOutput(32, NOISY), bert.encoder.layer[0].attention.output):
+        dropped = output(x, mask)
+        assert share_of_zeros(dropped) == pytest.approx(0.3, abs=0.03)
+        whole = output.eval()(x, mask)
+        assert torch.allclose(dropped, torch.where(dropped == 0, 0.0, whole / 0.7), atol=1e-6)
+
+    classifier = BertClassifier(bert, 32)
+    torch.nn.init.eye_(classifier.classifier.weight)
+    logits = classifier(torch.randint(5, 60, (100, 5)))  # what is left of `pooled`, with no bias
+    assert share_of_zeros(logits) == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_the_rate_of_attention_dropout(explicit):
+    """One head that attends to 64 keys alike, whose values are the unit vectors: what comes out is the weights."""
+    config = replace(NOISY, hidden_size=64, num_attention_heads=1)
+    attention = BertSelfAttention(config).train()
+    for linear in (attention.query, attention.key, attention.value):
+        torch.nn.init.zeros_(linear.weight)
+        torch.nn.init.zeros_(linear.bias)
+    torch.nn.init.eye_(attention.value.weight)
+    h = torch.eye(64)[None]  # (1, T, D) with T = D = 64
+    mask = torch.ones(1, 64, dtype=torch.bool)
+    weights = []
+    context = attention(h, mask, attentions=weights if explicit else None)
+    assert share_of_zeros(context) == pytest.approx(0.6, abs=0.04)
+    kept = context[context != 0]
+    assert torch.allclose(kept, torch.full_like(kept, 1 / 64 / 0.4), atol=1e-6)
+    assert all(torch.allclose(w, torch.full_like(w, 1 / 64), atol=1e-6) for w in weights)  # those before dropout
+    attention.eval()
+    again = attention(h, mask, attentions=[] if explicit else None)
+    assert torch.allclose(again, torch.full_like(again, 1 / 64), atol=1e-6)
+
+
+# ---- config.json
+
+
+def write_config(folder, raw):
+    """Write a config.json of any kind."""
+    (folder / "config.json").write_text(raw if isinstance(raw, str) else json.dumps(raw))
+    return folder / "config.json"
 
 
 @pytest.mark.parametrize("raw, message", [
@@ -101,8 +226,55 @@ def test_dropout_in_each_place_and_only_while_training(tiny, batch, place):
     ([], "expected a JSON object"),
 ])
 def test_config_refuses_what_it_cannot_compute(tmp_path, raw, message):
-    (tmp_path / "config.json").write_text(json.dumps(raw))
-    with pytest.raises(InputError, match=message): BertConfig.from_json(tmp_path / "config.json")
+    with pytest.raises(InputError, match=message):
+        BertConfig.from_json(write_config(tmp_path, raw))
+
+
+ODD_CONFIGS = [
+    ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000; expected a whole number above 0 up to 1,000"),
+    ({"hidden_size": 10**5, "num_attention_heads": 10}, "hidden_size is 100000; expected a whole number above 0 up to"),
+    ({"intermediate_size": 10**9}, "intermediate_size is 1000000000"),
+    ({"vocab_size": 10**12}, "vocab_size is 1000000000000"),
+    ({"max_position_embeddings": 10**9}, "max_position_embeddings is 1000000000"),
+    ({"type_vocab_size": 10**9}, "type_vocab_size is 1000000000"),
+    ({"num_attention_heads": 10**300}, "num_attention_heads is 1000"),
+    ({"hidden_size": -768}, "hidden_size is -768; expected a whole number above 0"),
+    ({"hidden_size": 768.0}, "hidden_size is 768.0; expected a whole number above 0"),
+    ({"num_hidden_layers": True}, "num_hidden_layers is True"),
+    ({"num_hidden_layers": None}, "num_hidden_layers is None"),
+    ({"num_hidden_layers": [12]}, r"num_hidden_layers is \[12\]"),
+    ({"hidden_size": [[[768]]]}, r"hidden_size is \[\[\[768\]\]\]"),
+    ({"vocab_size": {"size": 3}}, "vocab_size is {'size': 3}"),
+    ({"hidden_act": None}, "hidden_act is None"),
+    ({"hidden_act": ["gelu"]}, r"hidden_act is \['gelu'\]"),
+    ({"hidden_act": 1}, "hidden_act is 1"),
+    ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob is 1.5; expected a number from 0 to 1"),
+    ({"hidden_dropout_prob": -0.1}, "hidden_dropout_prob is -0.1"),
+    ({"attention_probs_dropout_prob": "0.1"}, "attention_probs_dropout_prob is '0.1'"),
+    ({"attention_probs_dropout_prob": True}, "attention_probs_dropout_prob is True"),
+    ('{"hidden_dropout_prob": NaN}', "hidden_dropout_prob is nan"),
+    ('{"layer_norm_eps": Infinity}', "layer_norm_eps is inf"),
+    ({"initializer_range": 10**400}, "initializer_range is 1000"),
+    ({"model_type": ["bert"]}, "model_type is"),
+    ({"is_decoder": None}, "is_decoder is None"),
+    ("[" * 100_000, "nested too deeply"),
+    ("3", "expected a JSON object"),
+    ("null", "expected a JSON object"),
+    ("", "not valid JSON"),
+]
+
+
+@pytest.mark.parametrize("raw, message", ODD_CONFIGS, ids=[str(number) for number in range(len(ODD_CONFIGS))])
+def test_odd_configs_are_refused_at_once_with_one_sentence(tmp_path, raw, message):
+    path = write_config(tmp_path, raw)
+    started = time.process_time()
+    with pytest.raises(InputError, match=f"config.json: .*{message}") as caught:
+        BertConfig.from_json(path)
+    assert time.process_time() - started < 0.5
+    assert "\n" not in str(caught.value)
+
+
+# ---- kinds of number, and the GPU
 
 
 def test_half_precision_runs(tiny, batch):

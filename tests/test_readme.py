@@ -1,82 +1,244 @@
-"""The README's commands parse, its Python runs, and CI runs the two commands at its top."""
+"""The README and the documents beside the tools: commands parse, links lead somewhere, tables and outputs are true."""
 
-import importlib
 import re
 import shlex
-from pathlib import Path
+from importlib import import_module
 
+import pytest
 import torch
+from helpers import ROOT, tiny_run
 
-import train as command
-from minipelt.bert import BertClassifier, BertConfig, BertModel
-from minipelt.describe import describe
+from minipelt.bert import BertClassifier, BertModel
+from minipelt.commands import COMMANDS
 from minipelt.experiment import prepare, run_experiment
 from minipelt.glue import TASKS
-from minipelt.run import default_learning_rate
-from minipelt.unipelt import PARTS, Method, attach, count_parameters, kept_parameters
-from test_train import tiny_run
+from minipelt.settings import DEFAULT_MODEL, PARTS, Method, default_learning_rate
+from minipelt.tools.describe import CONFIGS, describe
+from minipelt.unipelt import attach, count_parameters, detach, kept_parameters
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+TOOLS = "minipelt/tools/README.md"
+DOCUMENTS = (
+    "README.md", TOOLS, "minipelt/paper/README.md", "minipelt/paper/results/README.md", "minipelt/miniglue/README.md",
+    "weights/README.md",
+)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PLACEHOLDERS = {"TASK": "sst2", "METHOD": "apl", "NAME": "reviews", "RATE": "1e-3", "RUN": "runs/sst2-apl-seed1"}
+LONGEST = 150  # lines of the README
+WIDEST = 120  # columns of prose
 
 
-def shell_lines():
-    """The commands of all bash blocks, without their comments."""
-    return [line.split("  #")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines() if line.strip()]
+# ---- reading a document
+
+
+def read(document):
+    """A document's text."""
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def blocks(document, kind):
+    """The texts of a document's fenced blocks of a kind: bash, python, or "" for output."""
+    return [text for found, text in BLOCK.findall(read(document)) if found == kind]
+
+
+def prose(document):
+    """A document without its fenced blocks."""
+    return BLOCK.sub("", read(document))
+
+
+def shell_lines(document):
+    """The lines of a document's bash blocks, without their comments."""
+    lines = "".join(blocks(document, "bash")).splitlines()
+    return [line.split("  #")[0].strip() for line in lines if line.strip()]
+
+
+def commands(document):
+    """Every command of a document, those inside its sentences too, as lists of words."""
+    inline = re.findall(r"`((?:python|torchrun) [^`]+)`", prose(document).replace("\n", " "))
+    found = []
+    for line in [*shell_lines(document), *inline]:
+        for command in line.split("&&"):
+            words = shlex.split(command.replace("...", ""))
+            found.append([PLACEHOLDERS.get(word, word) for word in words])
+    return found
+
+
+# ---- commands
+
+
+def command_line(words):
+    """(name of a command of minipelt, its arguments) of a command's words, or None for another program."""
+    if words[0] == "torchrun":
+        places = [place for place, word in enumerate(words) if word in ("train.py", "-m")]
+        words = ["python", *words[places[0]:]]
+    if words[:2] == ["python", "train.py"]:
+        return "train", words[2:]
+    if words[:3] == ["python", "-m", "minipelt"] and len(words) > 3:
+        return words[3], words[4:]
+    return None
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_parses(document):
+    for words in commands(document):
+        found = command_line(words)
+        if found is None:
+            known = words[:1] == ["pip"] or words in (["pytest"], ["python", "-m", "minipelt"])
+            assert known or (ROOT / words[1]).is_file(), words
+            continue
+        name, arguments = found
+        assert name in COMMANDS, words
+        if arguments == ["--help"]:
+            continue
+        if not arguments:  # `python -m minipelt timing`, the name of a command in a sentence
+            continue
+        check_arguments(name, arguments)
+
+
+def check_arguments(name, arguments):
+    """Fail if a command refuses its arguments, or names a method or task that is none."""
+    command = import_module(f"minipelt.commands.{name}")
+    parser = command.make_parser(name)
+    args = parser.parse_args(arguments)  # SystemExit, with a message, for what does not parse
+    output = getattr(args, "output", None)
+    if hasattr(command, "check") and output is None:  # with --output, it looks for the folder
+        command.check(parser, args)
+    for method in getattr(args, "methods", None) or [getattr(args, "method", None) or "apl"]:
+        Method(method)
+    tasks = getattr(args, "tasks", None) or [getattr(args, "task", None) or "all"]
+    assert set(tasks) <= {*TASKS, "all"}
+
+
+def test_the_documents_show_the_commands():
+    shown = {}
+    for document in DOCUMENTS:
+        shown[document] = [command_line(words) for words in commands(document)]
+    named = {found[0] for lines in shown.values() for found in lines if found}
+    assert named == set(COMMANDS)
+    in_readme = {found[0] for found in shown["README.md"] if found}
+    assert {"train", "fetch", "predict", "describe", "sweep", "report"} <= in_readme
 
 
 def test_ci_runs_the_two_commands_at_the_top():
-    first, second = shell_lines()[:2]
-    script = (ROOT / ".ci" / "run").read_text()
+    first, second = shell_lines("README.md")[:2]
+    assert first == "pip install -e . && python train.py --task sst2 --method apl"
+    assert second == 'pip install -e ".[test]" && pytest'
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert first in script and second in script
-    assert first == "pip install -e . && python train.py --task sst2 --method apl" and second == 'pip install -e ".[test]" && pytest'
+    assert "run: bash .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
 
 
-def test_every_command_parses():
-    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL).replace("\n", " ")
-    inline = re.findall(r"`(python [^`]+)`", prose)
-    commands = [part.strip() for line in shell_lines() + inline for part in line.split("&&")]
-    commands = [re.sub(r"^torchrun .*?(?=train\.py|-m )", "python ", line) for line in commands if line.startswith(("python", "torchrun"))]
-    assert len(commands) >= 20 and sum("minipelt.sweep" in line for line in commands) >= 4
-    values = {"TASK": "sst2", "METHOD": "apl", "RATE": "1e-3"}
-    for line in commands:
-        words = [values.get(word, word) for word in shlex.split(line.replace("...", ""))]
-        if words[1] == "train.py":
-            if "--help" in words: continue
-            args = command.make_parser().parse_args(words[2:])
-            Method(args.method)
-            assert args.task in TASKS or args.eval or (args.train and args.dev)
-        elif words[1:3] == ["-m", "minipelt.glue"]: assert set(words[3:]) <= TASKS.keys()
-        elif words[1] == "-m": importlib.import_module(words[2]).make_parser().parse_args(words[3:])
-        else: assert (ROOT / words[1]).is_file(), line
+# ---- shape and links
+
+
+def test_the_readme_is_short():
+    assert len(read("README.md").splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_prose_fits_a_screen(document):
+    for line in prose(document).splitlines():
+        table_or_picture = line.startswith(("|", "!["))
+        assert len(line) <= WIDEST or table_or_picture, line
+
+
+def anchor(heading):
+    """A heading's anchor, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_somewhere(document):
+    links = re.findall(r"\]\(([^)\s]+)\)", prose(document))
+    for link in links:
+        if link.startswith("https://"):
+            continue
+        path, _, heading = link.partition("#")
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), link
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", target.read_text(encoding="utf-8")), flags=re.MULTILINE)
+            assert heading in map(anchor, headings), link
+
+
+# ---- the table of methods
+
+
+def table_of_methods():
+    """{method: (trains, where, count on BERT-base, count on MiniLM, learning rate)} as the README has them."""
+    rows = {}
+    for line in read("README.md").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        name = re.match(r"`([\w+]+)`", cells[0])
+        if name and len(cells) == 7:
+            letter = re.search(r", `(\w)`$", cells[0])
+            assert (letter[1] if letter else "") == getattr(PARTS.get(name[1]), "letter", ""), line
+            assert re.fullmatch(r"[\d.]+ ± [\d.]+", cells[6]), line
+            rows[name[1]] = tuple(cells[1:6])
+    return rows
+
+
+def test_the_table_of_methods_has_the_rows_of_settings():
+    rows = table_of_methods()
+    assert list(rows) == [*PARTS, "ap", "apl"]
+    for name, (trains, where, _, _, rate) in rows.items():
+        if name in PARTS:
+            assert (trains, where) == (PARTS[name].trains, PARTS[name].where)
+        assert float(rate) == default_learning_rate(Method(name)), name
+
+
+@pytest.mark.parametrize(("column", "model"), [(2, "bert-base-uncased"), (3, DEFAULT_MODEL)])
+def test_the_table_of_methods_states_the_counts(column, model):
+    with torch.device("meta"):  # shapes without numbers
+        classifier = BertClassifier(BertModel(CONFIGS[model]), 2)
+    for name, cells in table_of_methods().items():
+        counts = count_parameters(attach(classifier, Method(name)))
+        assert cells[column] == f"{kept_parameters(counts):,}", name
+        detach(classifier)
+
+
+def test_a_method_is_a_file_a_row_a_test_and_a_paragraph():
+    files = {path.stem for path in (ROOT / "minipelt" / "methods").glob("*.py")} - {"__init__"}
+    assert files == set(PARTS)
+    tests = [path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "methods").glob("test_*.py")]
+    tutorial = read("tutorial.md")
+    for name in PARTS:
+        assert any(f"methods/{name}.py" in text for text in tests), name
+        assert re.search(rf'\b{name}\.py|--method {name}\b|`{name}`|"{name}"', tutorial), name
+
+
+# ---- what the README shows
 
 
 def test_the_described_method_is_what_the_command_prints():
-    block = BLOCKS[next(i for i, (kind, text) in enumerate(BLOCKS) if text.startswith("python -m minipelt.describe")) + 1][1]
-    assert block.strip() == describe(Method("lora"))
+    (shown,) = [text for text in blocks("README.md", "") if text.startswith("lora on bert-base-uncased")]
+    assert "python -m minipelt describe lora" in shell_lines("README.md")
+    assert shown.strip() == describe(Method("lora"))
 
 
-def test_the_table_of_methods_states_the_counts():
-    minilm = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
-    rows = re.findall(r"^\| `(\w+)`[^|]*\|[^|]*\|[^|]*\| ([\d,]+) \| ([\d,]+) \| (\S+) \| [\d.]+ ± [\d.]+ \|$", README, flags=re.MULTILINE)
-    assert {row[0] for row in rows} == {"ft", "head", "ap", "apl", *PARTS}
-    for name, base, small, rate in rows:
-        for config, stated in ((BertConfig(), base), (minilm, small)):
-            with torch.device("meta"): counts = count_parameters(attach(BertClassifier(BertModel(config), 2), Method(name)))
-            assert f"{kept_parameters(counts):,}" == stated, name
-        assert default_learning_rate(Method(name)) == float(rate), name
+def run_block(text, names=None):
+    """Run a document's Python."""
+    names = {} if names is None else names
+    exec(compile(text, "README.md", "exec"), names)
+    return names
 
 
-def test_the_python_runs(capsys, tiny_folder, tmp_path, monkeypatch):
-    """The first block on the default weights; the second on tiny runs of the names that it asks for."""
-    first, second = [block for kind, block in BLOCKS if kind == "python"]
-    names = {}
-    exec(compile(first, "README.md", "exec"), names)
-    assert "'adapter': 223776" in capsys.readouterr().out
+@pytest.mark.slow
+def test_the_readme_s_python_runs(capsys):
+    (text,) = blocks("README.md", "python")
+    names = run_block(text)
+    assert names["logits"].shape == (1, 2)
+    assert capsys.readouterr().out.startswith("[tensor([0.")
+
+
+@pytest.mark.slow
+def test_the_tools_python_runs(capsys, tiny_folder, tmp_path, monkeypatch):
+    """On tiny runs that have the names of those in the text."""
+    (text,) = blocks(TOOLS, "python")
     monkeypatch.chdir(tmp_path)
-    for task, method, folder in (("sst2", "apl", "sst2-apl-seed1"), ("cola", "lora", "train-lora-seed1")):
-        (tmp_path / "runs" / folder).mkdir(parents=True)
-        run_experiment(prepare(tiny_run(tiny_folder, task, method, epochs=1, k=20, valid_rows=20)), tmp_path / "runs" / folder)
-    exec(compile(second, "README.md", "exec"), names)
+    for task, method, name in (("sst2", "apl", "sst2-apl-seed1"), ("cola", "lora", "films-lora-seed1")):
+        folder = tmp_path / "runs" / name
+        folder.mkdir(parents=True)
+        run = tiny_run(tiny_folder, task, method, epochs=1, k=20, valid_rows=20)
+        run_experiment(prepare(run), folder)
+    run_block(text)
     assert re.fullmatch(r"(positive|negative)  \(.*\)\n(un)?acceptable  \(.*\)\n", capsys.readouterr().out)

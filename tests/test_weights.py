@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
 from safetensors.torch import load_file, save_file
 
 from minipelt import InputError, weights
 from minipelt.weights import load, load_encoder, load_tokenizer
-
-from conftest import TINY
 
 
 def rewrite(folder, change):

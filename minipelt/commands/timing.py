@@ -1,0 +1,43 @@
+"""Measure what Table 4 shows: parameters, and the time of training and of inference relative to fine-tuning.
+
+    python -m minipelt timing --out results/          writes results/timing.json, which the report reads
+
+All methods are in memory at once and take turns, a step each, so that a busy moment of the machine hits all of them
+alike.
+"""
+
+import argparse
+
+from minipelt.commands.sweep import Words
+from minipelt.settings import DEFAULT_MODEL, Recipe
+
+WORK = "minipelt.paper.timing:write_timing"
+METHODS = ["ft", "bitfit", "prefix", "lora", "adapter", "ap", "apl"]
+
+
+def make_parser(prog: str) -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--methods", nargs="+", action=Words, const=str, default=METHODS, metavar="METHOD",
+        help=f"fine-tuning first (default: {','.join(METHODS)})",
+    )
+    parser.add_argument("--task", default="sst2", metavar="TASK", help="whose rows (default: %(default)s)")
+    parser.add_argument("--model", metavar="MODEL", help=f"folder or Hub name (default: {DEFAULT_MODEL})")
+    parser.add_argument(
+        "--glue", metavar="FOLDER", help="where the official TSVs are (default: glue, else the sample rows)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=Recipe.batch_size, metavar="N", help="rows a step (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=15, metavar="N", help="turns that count (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
+    parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument(
+        "--out", default="results", metavar="FOLDER", help="where timing.json goes (default: %(default)s)"
+    )
+    return parser

@@ -1,0 +1,92 @@
+"""Files, read with a clear error and written whole or not at all. This file needs no torch."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from minipelt.errors import InputError, describe_os_error
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """A file's bytes. Raises InputError if it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        reason = describe_os_error(error) if isinstance(error, OSError) else f"{path}: {error}"
+        raise InputError(reason) from None
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a UTF-8 file, without a byte-order mark, line ends, or an empty last line. Raises InputError."""
+    data = read_bytes(path).removeprefix(BYTE_ORDER_MARK)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}: line {line}: not UTF-8") from None
+    if not text:
+        return []
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+
+
+def load_json(path: str | Path):
+    """What a JSON file holds. Raises InputError if the file is absent or broken."""
+    data = read_bytes(path)
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"{path}: not valid JSON ({reason})") from None
+
+
+def save_json(value, path: str | Path) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def append_json_lines(path: str | Path, values: list) -> None:
+    """Append one line of JSON for each value."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(value) + "\n" for value in values)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file beside its place and move it there when it is whole: a reader sees the older file or the new one."""
+    part = Path(f"{path}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def place(part: Path, folder: Path) -> None:
+    """Move a whole download to its place, unless another process that fetched the same was first."""
+    try:
+        part.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
+def scratch_folder(parent: Path) -> tempfile.TemporaryDirectory:
+    """A folder inside `parent`, made if need be, for a download that is not whole yet.
+
+    Raises InputError if it cannot be made.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=parent, prefix=".fetching-")
+    except OSError as error:
+        raise InputError(f"{describe_os_error(error)}; expected a folder that can be written to") from None

@@ -1,0 +1,21 @@
+"""Variable fine-tuning (Houlsby et al. 2019, section 3.4): the top n layers train, the layers below stay frozen.
+
+No gradient has to pass below the lowest layer that trains, which makes a step cheaper. With n = 0 this is the head
+alone.
+"""
+
+from minipelt.errors import InputError
+from minipelt.methods import unfreeze
+
+
+def attach(model, method, gate):
+    """Let the top layers and the pooler train. Raises InputError if the encoder has fewer layers than that."""
+    bert = model.bert
+    N = bert.config.num_hidden_layers
+    first = N - method.top_layers
+    if first < 0:
+        raise InputError(f"top_layers is {method.top_layers}; this encoder has {N} layers")
+    if method.top_layers == 0:
+        return
+    tops = tuple(f"encoder.layer.{i}." for i in range(first, N))
+    unfreeze(model, "top", {name: p for name, p in bert.named_parameters() if name.startswith((*tops, "pooler."))})

@@ -1,0 +1,12 @@
+"""The papers' experiments, at any size: grids of runs, their tables beside the papers', and what was measured so far.
+
+    grid.py      the command line of a sweep -> the list of its runs
+    results.py   results.jsonl, a line a run: reading, appending, mending after a kill
+    sweep.py     does the runs that are missing, in one process or shared over many
+    numbers.py   what the paper reports
+    tables.py    results -> means, upper bounds, gates against none, paired tests
+    report.py    tables -> Markdown and CSV        charts.py    tables -> figures, with matplotlib
+    timing.py    the time of training and of inference, for Table 4
+    figures/     the tutorial's figures, and the script that draws them
+    results/     all runs measured so far with their reports; README.md says what they show
+"""

@@ -1,0 +1,63 @@
+"""The grid of a sweep: its command line -> every Run of it, each once. No torch here.
+
+A value of a hyperparameter makes a run of its own only for the methods that it matters to, and --no-gate for unions.
+"""
+
+import itertools
+from argparse import Namespace
+
+from minipelt.errors import InputError
+from minipelt.glue import TASKS, Task, find_data, get_task
+from minipelt.settings import DEFAULT_MODEL, HYPERPARAMETERS, Method, Recipe, Run, default_learning_rate
+
+
+def grid(args: Namespace) -> list[Run]:
+    """All runs of a sweep's command line, seed by seed, so that what is done is a smaller grid at any time.
+
+    Raises InputError for a wrong name or value, and for a grid without runs.
+    """
+    if args.seeds < 1 or args.threads < 1:
+        raise InputError("--seeds and --threads: expected numbers of at least 1")
+    tasks = list_tasks(args.tasks)
+    methods = list_methods(args)
+    sizes = [parse_k(text) for text in args.k]
+    if not (tasks and methods and sizes):
+        raise InputError("an empty grid; expected at least one task, one method and one K")
+    glue = args.glue or find_data(tasks)
+    runs = []
+    for seed, k, task, method in itertools.product(range(1, args.seeds + 1), sizes, tasks, methods):
+        for rate in args.lr or [default_learning_rate(method)]:
+            recipe = Recipe(rate, args.batch_size, args.epochs, args.patience, seed=seed)
+            runs.append(Run(
+                task.name, method, recipe, model=args.model or DEFAULT_MODEL, glue=glue, k=k,
+                valid_rows=args.valid_rows, max_length=args.max_length, device=args.device,
+            ))
+    return list(dict.fromkeys(runs))  # each once, whatever was said twice
+
+
+def list_tasks(names: list[str]) -> list[Task]:
+    """Names of tasks, or `all`, -> Tasks. Raises InputError for an unknown one."""
+    if names == ["all"]:
+        return list(TASKS.values())
+    return [get_task(name) for name in names]
+
+
+def list_methods(args: Namespace) -> list[Method]:
+    """Every Method of the grid, once; --no-gate adds each union without its gates."""
+    values = {name: getattr(args, name) for name in HYPERPARAMETERS if getattr(args, name)}
+    gates = (True, False) if args.no_gate else (True,)
+    found = {}  # in place of a set, which has no order
+    for name, gate in itertools.product(args.methods, gates):
+        for chosen in itertools.product(*values.values()):
+            method = Method(name, gate, **dict(zip(values, chosen, strict=True)))
+            found[method.canonical] = None
+    return list(found)
+
+
+def parse_k(text: str) -> int | None:
+    """`100` -> 100, `all` -> None. Raises InputError for anything else."""
+    if text == "all":
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise InputError(f"--k {text}: expected a number of training rows, or all")
+    return int(text)

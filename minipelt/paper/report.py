@@ -1,0 +1,304 @@
+"""The paper's tables from a sweep's results, as Markdown and CSV, each beside the paper's own numbers.
+
+`tables.py` computes the numbers and `charts.py` draws them; this file writes them down.
+"""
+
+import csv
+import io
+import math
+import sys
+from argparse import Namespace
+from collections import defaultdict
+from pathlib import Path
+
+from minipelt.errors import InputError
+from minipelt.files import load_json, write_text
+from minipelt.glue import TASKS
+from minipelt.paper import charts, numbers
+from minipelt.paper.results import read_results
+from minipelt.paper.tables import SETTINGS, Results, find_reference, label, make_tables
+
+# ---- Markdown
+
+
+def number(value, digits: int = 2) -> str:
+    """A number for people; an empty cell for none, -- for one that cannot be known. A text stays as it is."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    if math.isnan(value):
+        return "--"
+    return f"{value:.{digits}f}"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def ranked(cells: list[tuple]) -> list[str]:
+    """A column of (mean, text) -> its texts, the best one bold, the second underlined. No score: mean None."""
+    order = sorted({round(mean, 2) for mean, _ in cells if mean is not None}, reverse=True)
+    marks = dict(zip(order, ("**{}**", "<u>{}</u>"), strict=False))
+    texts = []
+    for mean, text in cells:
+        mark = "{}" if mean is None else marks.get(round(mean, 2), "{}")
+        texts.append(mark.format(text))
+    return texts
+
+
+def score_table(results: Results, k: int | None, rows: list[dict]) -> str:
+    """Table 1 for one K: methods down, tasks across, mean with deviation; below, the paper's means."""
+    cells = {(row["method"], row["task"]): row for row in rows if row["k"] == (k or "all")}
+    methods = results.methods(k)
+
+    def column(task):
+        found = []
+        for method in methods:
+            row = cells.get((method, task))
+            if row:
+                found.append((row["mean"], f"{row['mean']:.2f}<sub>{number(row['deviation'], 1)}</sub>"))
+            else:
+                found.append((None, ""))
+        return ranked(found)
+
+    columns = [column(task) for task in (*results.tasks, "avg")]
+    lines = []
+    for place, method in enumerate(methods):
+        lines.append([f"`{method}`", number(results.parameters[method]), *(texts[place] for texts in columns)])
+    for method in methods:
+        theirs = [numbers.score(k, method, task) for task in results.tasks]
+        theirs.append(numbers.average(k, method, results.tasks))
+        if any(value is not None for value in theirs):
+            lines.append([f"*paper: {method}*", "", *map(number, theirs)])
+    header = [f"{task}<br>{TASKS[task].metrics[0]}" for task in results.tasks]
+    return markdown(["method", "parameters", *header, "average"], lines)
+
+
+def difference_table(rows: list[dict], tasks: list[str], title: str) -> str:
+    """A row a (K, method), a column a task: the difference, with its p. title: of the column with the methods."""
+    lines = defaultdict(dict)
+    for row in rows:
+        p = "&lt;0.01" if row["p"] < 0.005 else number(row["p"])
+        lines[row["k"], row["method"]][row["task"]] = f"{row['difference']:+.2f}<sub>{p}</sub>"
+    texts = []
+    for (k, method), cells in lines.items():
+        texts.append([str(k), f"`{method}`", *(cells.get(task, "") for task in (*tasks, "avg"))])
+    return markdown(["K", title, *tasks, "average"], texts)
+
+
+def gates_markdown(rows: list[dict]) -> str:
+    """Mean gates, a row a (K, task, method), a column a submodule."""
+    submodules = list(dict.fromkeys(row["submodule"] for row in rows))
+    lines = defaultdict(dict)
+    for row in rows:
+        lines[row["k"], row["task"], row["method"]][row["submodule"]] = number(row["gate"])
+    texts = []
+    for (k, task, method), cells in lines.items():
+        texts.append([str(k), task, f"`{method}`", *(cells.get(name, "") for name in submodules)])
+    return markdown(["K", "task", "method", *submodules], texts)
+
+
+def plain_table(rows: list[dict]) -> str:
+    """Rows of a table as they are; a setting is written as it was typed."""
+    def cell(name, value):
+        if name == "method":
+            return f"`{value}`"
+        if name in SETTINGS:
+            return f"{value:g}"
+        return number(value)
+
+    return markdown(list(rows[0]), [[cell(name, value) for name, value in row.items()] for row in rows])
+
+
+# ---- the report
+
+
+def report(results: Results, timing: dict | None) -> tuple[str, dict[str, list[dict]]]:
+    """(the whole report as Markdown, the tables by the name of their CSV files). timing: what timing.json holds."""
+    reference = find_reference(results)
+    tables = make_tables(results, timing, reference)
+    paragraphs = [
+        *introduction(results),
+        *scores_section(results, tables),
+        *comparisons_section(results, tables, reference),
+        *unions_section(tables),
+        *gates_section(results, tables),
+        *timing_section(timing, tables),
+        *mean_gates_section(tables),
+        *tradeoff_section(results, tables),
+        *settings_sections(tables),
+    ]
+    return "\n\n".join(paragraphs) + "\n", tables
+
+
+def introduction(results: Results) -> list[str]:
+    """What was run, and how to read it; the first failures, if there are any."""
+    seeds = sorted({seed for scores in results.scores.values() for seed in scores})
+    p = results.protocol
+    paragraphs = [
+        "# Report",
+        f"{len(results.records)} runs on {p['model']} and {p['data']}, seeds {', '.join(map(str, seeds))}. "
+        f"At most {p['epochs']} epochs, patience {p['patience']}, "
+        f"{p['valid_rows']} validation rows where K is a number, batches of {p['batch_size']}, "
+        f"at most {p['max_length']} tokens. Scores are percent "
+        "on the official dev set; small numbers are standard deviations over seeds (n - 1). "
+        "Best bold, second underlined. The paper's numbers "
+        "are for BERT-base, five seeds, 50 epochs and 1,000 validation rows.",
+    ]
+    if results.failed:
+        failures = [f"{line['run']['task']} {label(line['run'])}: {line['error']}" for line in results.failed[:10]]
+        paragraphs.append(f"{len(results.failed)} runs failed: {'; '.join(failures)}")
+    return paragraphs
+
+
+def scores_section(results: Results, tables: dict) -> list[str]:
+    """Table 1, once for each K."""
+    paragraphs = []
+    for k in results.sizes:
+        paragraphs += [f"## Table 1: K = {k or 'all rows'}", score_table(results, k, tables["table1"])]
+    if len(results.tasks) < len(TASKS):
+        paragraphs.append(f"The average, the paper's too, is over the {len(results.tasks)} tasks of this report.")
+    return paragraphs
+
+
+def comparisons_section(results: Results, tables: dict, reference: str | None) -> list[str]:
+    """The reference against all other methods."""
+    if "comparisons" not in tables:
+        return []
+    return [
+        f"## `{reference}` minus each other method",
+        "Difference in points; below it the two-sided p of a paired t-test over the seeds. "
+        "Nothing is corrected for the number of comparisons: with this many, one in twenty falls under 0.05 by chance.",
+        difference_table(tables["comparisons"], results.tasks, f"`{reference}` minus"),
+    ]
+
+
+def unions_section(tables: dict) -> list[str]:
+    """Table 2."""
+    if "table2" not in tables:
+        return []
+    return [
+        "## Table 2: unions against the best of their submodules",
+        "Upper bound: for each task the best submodule alone, chosen on the test scores, as in the paper.",
+        plain_table(tables["table2"]),
+    ]
+
+
+def gates_section(results: Results, tables: dict) -> list[str]:
+    """Table 3."""
+    if "table3" not in tables:
+        return []
+    return [
+        "## Table 3: with gates minus without",
+        "Difference in points; below it the p of a paired t-test over the seeds.",
+        difference_table(tables["table3"], results.tasks, "method"),
+    ]
+
+
+def timing_section(timing: dict | None, tables: dict) -> list[str]:
+    """Table 4."""
+    if "table4" not in tables:
+        return []
+    return [
+        "## Table 4: parameters and time",
+        f"Percent of fine-tuning, measured side by side in one process on {timing['device']} with {timing['threads']} "
+        f"threads: medians of {timing['repeats']} turns after a warm-up; {timing['model']}, "
+        f"batches of {timing['batch_size']} rows of {timing['task']}.",
+        plain_table(tables["table4"]),
+    ]
+
+
+def mean_gates_section(tables: dict) -> list[str]:
+    """How far the gates are open."""
+    if "gates" not in tables:
+        return []
+    return ["## Mean gates", "Over layers, examples of the dev set and seeds.", gates_markdown(tables["gates"])]
+
+
+def tradeoff_section(results: Results, tables: dict) -> list[str]:
+    """The adapter paper's Figure 3, and the distances to fine-tuning."""
+    if "tradeoff" not in tables:
+        return []
+    paragraphs = [
+        "## Score against trained parameters",
+        "The head's parameters are counted. The dotted line is fine-tuning.",
+        "![Score against trained parameters, a panel a task](tradeoff.svg)",
+    ]
+    compared = [row for row in tables["tradeoff"] if row["method"] != "ft" and not math.isnan(row["difference"])]
+    if compared:
+        paragraphs += [
+            "Each method minus fine-tuning, in points; below it the p of a paired t-test over the seeds.",
+            difference_table(compared, results.tasks, "method"),
+        ]
+    return paragraphs
+
+
+def settings_sections(tables: dict) -> list[str]:
+    """Each hyperparameter that took several values: a figure and a table."""
+    paragraphs = []
+    for name, rows in tables.items():
+        if name in SETTINGS:
+            title = name.replace("_", " ").capitalize()
+            paragraphs += [f"## {title}", f"![Score against {name}]({name}.svg)", plain_table(rows)]
+    return paragraphs
+
+
+# ---- the command
+
+
+def write_report(args: Namespace) -> None:
+    """Read, compute, write, and print the report."""
+    folder = Path(args.results)
+    out = Path(args.out or args.results)
+    path = folder / "results.jsonl"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; expected a folder that a sweep wrote")
+    results = Results(read_results(path), path)
+    timing = None
+    if (folder / "timing.json").is_file():
+        timing = load_json(folder / "timing.json")
+    text, tables = report(results, timing)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "report.md", text)
+        for name, rows in tables.items():
+            write_text(out / f"{name}.csv", csv_text(rows))
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror})") from None
+    draw_charts(tables, out)
+    print(text)
+    if not timing:
+        print(f"Table 4 is missing; measure it with: python -m minipelt timing --out {folder}", file=sys.stderr)
+    names = ", ".join(f"{name}.csv" for name in sorted(tables))
+    print(f"written: {out}/report.md and {names}", file=sys.stderr)
+
+
+def csv_text(rows: list[dict]) -> str:
+    """A CSV file: four decimals, but for settings, which are written as they were typed."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        cells = {}
+        for name, value in row.items():
+            rounded = isinstance(value, float) and name not in SETTINGS
+            cells[name] = f"{value:.4f}" if rounded else value
+        writer.writerow(cells)
+    return text.getvalue()
+
+
+def draw_charts(tables: dict, out: Path) -> None:
+    """The figures of a report, or a line that says what they need."""
+    try:
+        if "tradeoff" in tables:
+            charts.draw_tradeoff(tables["tradeoff"], out / "tradeoff.svg")
+        for name, rows in tables.items():
+            if name in SETTINGS:
+                charts.draw_setting(name, rows, out / f"{name}.svg")
+    except ImportError:
+        print('the figures need matplotlib; install it with: pip install -e ".[plot]"', file=sys.stderr)

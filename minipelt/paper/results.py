@@ -1,0 +1,114 @@
+"""results.jsonl, what a sweep leaves: a line of JSON for each run that ended, with settings and scores, or its error.
+
+Several processes append to one file, each line in one write, and any of them may be killed at any time.
+"""
+
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from minipelt.errors import InputError
+from minipelt.files import read_bytes, read_lines, write_text
+from minipelt.settings import Run
+
+# Alike in all runs of a task.
+PROTOCOL = ("data", "model", "valid_rows", "max_length", "epochs", "patience", "batch_size")
+
+
+def settings(run: Run) -> Run:
+    """What makes a run this run: all its settings but where the official files lie and what it computes on."""
+    sample_rows = run.glue == "miniglue"
+    return replace(run, glue="miniglue" if sample_rows else "", device="")
+
+
+def run_of(record: dict, path: Path) -> Run:
+    """The Run of a line. Raises InputError, naming the file, if its settings are none."""
+    return Run.from_dict(record["run"], path)
+
+
+def protocol(run: dict) -> dict:
+    """{name: value} of the settings that all runs of a task in one results folder have alike; `run` as on record."""
+    data = "the sample rows" if run["glue"] == "miniglue" else "GLUE"
+    values = run | run["recipe"] | {"data": data}
+    return {name: values[name] for name in PROTOCOL}
+
+
+def check_protocol(runs: list[Run], path: Path) -> None:
+    """Raise InputError if these runs and those on record do not go into one report.
+
+    There, a task has one number of epochs, one base and so on.
+    """
+    on_record = {}
+    for record in read_results(path):
+        if "results" in record:
+            run = run_of(record, path)
+            on_record[run.task] = protocol(asdict(run))
+    for run in runs:
+        ours = protocol(asdict(run))
+        for name, value in on_record.get(run.task, ours).items():
+            if value != ours[name]:
+                raise InputError(
+                    f"{path}: has runs of {run.task} with {name} {value}; for {ours[name]}, expected another --out"
+                )
+
+
+def read_results(path: Path) -> list[dict]:
+    """The lines of a results.jsonl as dicts, [] if there is no file. An unfinished last line is left out.
+
+    Raises InputError for a line that no sweep wrote.
+    """
+    if not path.exists():
+        return []
+    lines = read_lines(path)
+    if lines and not read_bytes(path).endswith(b"\n"):
+        lines.pop()
+    return [parse(line, path, number) for number, line in enumerate(lines, start=1)]
+
+
+def parse(line: str, path: Path, number: int) -> dict:
+    """One line of a results.jsonl -> a dict with the key "run". Raises InputError for any other line."""
+    try:
+        record = json.loads(line)
+        record["run"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: line {number}: not a line that a sweep wrote ({error!r})") from None
+    return record
+
+
+def append(path: Path, value: dict) -> None:
+    """Add one line of JSON, in one write: whole, whoever else is writing. Raises InputError if it cannot be written."""
+    line = (json.dumps(value) + "\n").encode()
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            written = os.write(file, line)
+            if written < len(line):
+                os.ftruncate(file, os.fstat(file).st_size - written)
+                raise InputError(f"{path}: the disk is full; the run that just ended is not recorded")
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def mend(path: Path, again: set[Run] = frozenset()) -> None:
+    """Make a results.jsonl ready for a sweep: there, writable, and of whole lines only.
+
+    A killed process may have begun a line. Failures of the runs in `again`, as `settings` gives them, are forgotten.
+    Raises InputError for a file that cannot be written.
+    """
+    lines = []
+    for record in read_results(path):
+        forget = "error" in record and again and settings(run_of(record, path)) in again
+        if not forget:
+            lines.append(json.dumps(record) + "\n")
+    text = "".join(lines)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+        if path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None

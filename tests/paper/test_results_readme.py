@@ -1,0 +1,130 @@
+"""results/README.md: its commands parse, its links lead somewhere, its tables say what the reports say."""
+
+import json
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import minipelt.paper
+from minipelt.commands import COMMANDS
+from minipelt.glue import get_task
+from minipelt.paper.grid import grid
+from minipelt.paper.results import read_results, run_of, settings
+from minipelt.settings import Method
+
+RESULTS = Path(minipelt.paper.__file__).parent / "results"
+README = (RESULTS / "README.md").read_text(encoding="utf-8")
+PLACEHOLDERS = {"TASK": "sst2", "METHOD": "apl", "RATE": "1e-3"}
+
+
+def commands():
+    """Every command line of the page, in code blocks and in the text."""
+    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL).replace("\n", " ")
+    return [*"".join(blocks).splitlines(), *re.findall(r"`(python [^`]+)`", text)]
+
+
+def parse(line):
+    """A command line -> (command, its arguments as parsed)."""
+    words = [PLACEHOLDERS.get(word, word) for word in shlex.split(line)]
+    name, rest = ("train", words[2:]) if words[1] == "train.py" else (words[3], words[4:])
+    assert words[1] == "train.py" or words[1:3] == ["-m", "minipelt"], line
+    assert name in COMMANDS, line
+    if not rest:  # only named, as in "`python -m minipelt report` makes ..."
+        return name, None
+    return name, import_module(f"minipelt.commands.{name}").make_parser(name).parse_args(rest)
+
+
+def section(title):
+    """The part of the page under a heading."""
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_every_command_parses():
+    parsed = [parse(line) for line in commands()]
+    assert [name for name, _ in parsed].count("sweep") >= 6 and len(parsed) >= 12
+    for name, args in parsed:
+        if name == "train":
+            Method(args.method)
+            get_task(args.task)
+
+
+@pytest.mark.parametrize("folder", ["k100", "figure3", "figure3-k500", "others"])
+def test_the_commands_are_those_of_the_results(folder):
+    """Each run on record is in the grid of a command that writes into its folder, and no other run is."""
+    sweeps = [line for line in commands() if " sweep " in line and line.endswith(f" --out results/{folder}")]
+    if folder == "k100":
+        sweeps += [f"{line} --methods apl --no-gate" for line in sweeps]  # "and both again"
+    found = set()
+    for line in sweeps:
+        _, args = parse(f"{line} --glue glue")
+        found.update(settings(run) for run in grid(args))
+    path = RESULTS / folder / "results.jsonl"
+    assert found == {settings(run_of(record, path)) for record in read_results(path)}
+
+
+def test_the_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (RESULTS / target).is_file(), target
+
+
+def test_the_tables_of_the_grid_are_those_of_the_report():
+    report = (RESULTS / "k100/report.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in section("The paper's grid at K = 100").splitlines() if line.startswith("| ")]
+    assert len(rows) > 30
+    for row in rows:
+        assert row in report, row
+
+
+def test_the_figure_s_table_is_that_of_the_reports():
+    """Score and deviation of every cell, from the rows of the two reports."""
+    cells = set()
+    for folder in ("figure3", "figure3-k500"):
+        for line in (RESULTS / folder / "report.md").read_text(encoding="utf-8").splitlines():
+            cells.update(re.findall(r"-?\d+\.\d\d<sub>\d+\.\d</sub>", line))
+    stated = re.findall(r"-?\d+\.\d\d<sub>\d+\.\d</sub>", section("Score against trained parameters"))
+    assert len(stated) == 10 * 6 and set(stated) <= cells
+
+
+def test_the_folders_hold_as_many_runs_as_the_page_says():
+    for folder, count in re.findall(r"^\| \[(.+?)\]\(.*\| (\d+) \|$", README, flags=re.MULTILINE):
+        assert len(read_results(RESULTS / folder / "results.jsonl")) == int(count)
+
+
+def test_the_old_runs_are_on_record():
+    """Every score of the two tables at K = 500."""
+    lines = (RESULTS / "../figures/runs.jsonl").read_text(encoding="utf-8").splitlines()
+    scores = set()
+    for line in lines:
+        record = json.loads(line)
+        metric = get_task(record["run"]["task"]).metrics[0]
+        scores.add(f"{100 * record['results']['test'][metric]:.2f}")
+    text = section("K = 500, one seed")
+    rows = re.findall(r"^\| `?(?:\w+)[^|]*\| (.*) \|$", text, flags=re.MULTILINE)
+    stated = [row.split(" | ")[2] for row in rows if " of " in row]
+    assert len(stated) == 20 and set(stated) <= scores
+
+
+def test_what_it_says_of_the_gates_is_what_the_runs_say():
+    """The figures of the seventh finding."""
+    first, others, rte = [], [], {}
+    for record in read_results(RESULTS / "k100/results.jsonl"):
+        gates = record["results"]["gates"]
+        if not gates:
+            continue
+        run = run_of(record, "k100")
+        values = [value for name, means in gates.items() if name != "prefix" for value in means]
+        mean = sum(values) / len(values)
+        (first if record["results"]["best_epoch"] == 1 else others).append((run.task, mean))
+        if run.task == "rte" and run.method.name == "apl":
+            rte[run.recipe.seed] = (round(mean, 2), round(max(values), 2))
+    assert (len(first), len(others)) == (13, 17)
+    tasks = [task for task, _ in first]
+    assert (tasks.count("cola"), tasks.count("mrpc"), tasks.count("rte")) == (6, 5, 2)
+    for runs, (low, high) in ((first, (0.50, 0.53)), (others, (0.56, 0.75))):
+        means = [round(mean, 2) for _, mean in runs]
+        assert (min(means), max(means)) == (low, high)
+    assert rte == {1: (0.50, 0.53), 2: (0.73, 0.86), 3: (0.75, 0.94)}
