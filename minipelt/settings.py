@@ -59,6 +59,8 @@ PARTS = {
         Part("diff", "a sparse difference", "every matrix of every layer", uses=("share",), learning_rate=3e-4,
              trains_base=True),
         Part("side", "a small network", "beside the encoder, blended at its end", uses=("bottleneck",)),
+        Part("dora", "low-rank updates of the direction, and every row's length", "queries and values",
+             uses=("rank", "alpha"), trains_base=True),
     )
 }
 LETTERS = {part.letter: part.name for part in PARTS.values() if part.letter}
