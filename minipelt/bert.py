@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from minipelt.dropout import Dropout, dropout
 from minipelt.errors import InputError
 from minipelt.files import load_json
 
@@ -114,7 +115,7 @@ class BertEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, D)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, D)
         self.LayerNorm = nn.LayerNorm(D, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, input_ids, token_type_ids):
         """input_ids, token_type_ids (B, T) -> (B, T, D)."""
@@ -124,15 +125,16 @@ class BertEmbeddings(nn.Module):
         return self.dropout(self.LayerNorm(h))  # (B, T, D)
 
 
-def explicit_attention(query, key, value, mask, dropout=0.0):
+def explicit_attention(query, key, value, mask, dropout_prob=0.0):
     """softmax(Q K^T / sqrt(d)) V, step by step: what `scaled_dot_product_attention` fuses into one kernel.
 
-    query (B, H, T, d); key, value (B, H, S, d); mask (B, 1, 1, S), True where a key may be seen.
-    Returns the result (B, H, T, d) and the attention weights (B, H, T, S), before dropout.
+    query (B, H, T, d); key, value (B, H, S, d); mask (B, 1, 1, S), True where a key may be seen. Returns the result
+    (B, H, T, d) and the attention weights (B, H, T, S), before dropout.
     """
-    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)  # (B, H, T, S)
-    return F.dropout(weights, dropout) @ value, weights
+    padding = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, float("-inf"))  # (B, 1, 1, S)
+    scores = query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1) + padding  # (B, H, T, S)
+    weights = scores.softmax(dim=-1)  # (B, H, T, S)
+    return dropout(weights, dropout_prob) @ value, weights
 
 
 class BertSelfAttention(nn.Module):
@@ -173,11 +175,13 @@ class BertSelfAttention(nn.Module):
 
         q, k, v = (self.split_heads(x) for x in (q, k, v))  # (B, H, T or P + T, D / H)
         mask = mask[:, None, None, :]  # (B, 1, 1, P + T): every query sees the same keys
-        dropout = self.dropout_prob if self.training else 0.0
-        if attentions is None:
-            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        dropout_prob = self.dropout_prob if self.training else 0.0
+        fused_is_slow = dropout_prob > 0 and q.device.type == "cpu"  # torch leaves its fused kernel then
+        if attentions is None and not fused_is_slow:
+            context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout_prob)
         else:
-            context, weights = explicit_attention(q, k, v, mask, dropout)
+            context, weights = explicit_attention(q, k, v, mask, dropout_prob)
+        if attentions is not None:
             attentions.append(weights)
         return context.transpose(1, 2).flatten(2)  # (B, H, T, D / H) -> (B, T, D)
 
@@ -195,7 +199,7 @@ class BertOutput(nn.Module):
         super().__init__()
         self.dense = nn.Linear(in_features, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.adapter = None
 
     def forward(self, x, mask):
@@ -352,7 +356,7 @@ class BertClassifier(nn.Module):
     def __init__(self, bert, num_outputs):
         super().__init__()
         self.bert = bert
-        self.dropout = nn.Dropout(bert.config.hidden_dropout_prob)
+        self.dropout = Dropout(bert.config.hidden_dropout_prob)
         self.classifier = Head(bert.config.hidden_size, num_outputs)
         initialise(self.classifier, bert.config)
         self.side = self.extra_loss = None

@@ -120,7 +120,7 @@ def prepare(run, load=load_base, read=read_split) -> Prepared:
     rows["test"] = encode(splits["test"], tokenizer, run.max_length)
     same = splits["validation"] is splits["test"]
     rows["validation"] = rows["test"] if same else encode(splits["validation"], tokenizer, run.max_length)
-    if not run.spec.labels and not run.zero_start:  # regression starts at the mean score: only differences are left to learn
+    if not run.spec.labels and not run.zero_start:  # start at the mean score: only differences are left to learn
         torch.nn.init.constant_(model.classifier.bias, rows["train"].labels.mean().item())
     return Prepared(run, model, rows)
 

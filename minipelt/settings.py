@@ -246,8 +246,9 @@ class Run:
     max_length: int = setting(128, "tokens kept of a row", "N", 8)
     device: str = "auto"
     data: Data | None = None  # files of the user's own in place of GLUE's; `task` is then only a name
-    frozen_head: bool = False  # the head stays as it was drawn (BitFit still trains its bias), as in the authors' code
-    zero_start: bool = False  # a regression starts with a bias of 0, not at the mean score
+    # Departures from this package's protocol. The authors' public code trains some methods on a frozen, random head.
+    frozen_head: bool = setting(False, "leave the head as it was drawn; of it, bitfit still trains the bias")
+    zero_start: bool = setting(False, "a regression starts at 0, not at the mean score of its training rows")
 
     def __post_init__(self):
         check_settings(self)

@@ -35,7 +35,10 @@ def tiny_folder(tmp_path, tiny):
 
 @pytest.fixture
 def batch(seeded):
-    """A padded batch for the tiny encoder: input_ids, attention_mask, token_type_ids, each (3, 9); rows of 9, 5, 7 tokens."""
+    """A padded batch for the tiny encoder: input_ids, attention_mask, token_type_ids, each (3, 9).
+
+    The rows have 9, 5 and 7 tokens.
+    """
     input_ids = torch.randint(5, TINY.vocab_size, (3, 9))
     attention_mask = (torch.arange(9) < torch.tensor([[9], [5], [7]])).long()
     token_type_ids = torch.randint(0, 2, (3, 9))

@@ -17,7 +17,7 @@ from minipelt.settings import Method, Recipe, Run, default_learning_rate
 from minipelt.unipelt import trained_parameters
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # one thread a process, as torchrun has it
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}  # one thread a process, as with torchrun
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 LETTERS = list(string.ascii_lowercase)

@@ -11,6 +11,8 @@ from helpers import TINY, tiny_bert
 
 from minipelt.batches import Rows, training_batches
 from minipelt.bert import BertClassifier
+from minipelt.errors import InputError
+from minipelt.experiment import check_finite
 from minipelt.loop import loss_function, make_optimizer, predict, set_learning_rate, train
 from minipelt.settings import Method, Recipe
 from minipelt.unipelt import attach, trained_parameters
@@ -204,6 +206,14 @@ def test_the_loss_of_an_epoch_is_the_mean_over_rows_and_not_over_batches(n):
     means = [loss_function(logits[batch], rows.labels[batch]).item() for batch in training_batches(rows, 4, 1001)]
     if n % 4:
         assert abs(sum(means) / len(means) - expected) > 1e-5  # the other mean is another number
+
+
+def test_a_loss_that_is_no_number_is_said(model):
+    """The loop reports it, and whoever calls the loop ends the run with this."""
+    recipe = Recipe(1e30, epochs=3, warmup=0.0)
+    with pytest.raises(InputError, match="the loss is nan .* learning rate below"):
+        for report in train(model, toy_rows(), recipe, lambda model: 0.0, make_optimizer(model, recipe)):
+            check_finite(report, recipe)
 
 
 # ---- what the seed fixes

@@ -143,7 +143,7 @@ def test_the_places_of_an_encoder_s_slots_begin_at_the_encoder(tiny):
     assert ("encoder.layer.0", tiny.encoder.layer[0], "adapter") in list(slots(tiny))
 
 
-@pytest.mark.parametrize("first", ["head", "bitfit", "adapter", "ft", "diff", "side"])
+@pytest.mark.parametrize("first", ["head", "bitfit", "adapter", "ft", "diff", "side", "dora"])
 def test_a_second_method_is_refused_until_the_first_is_detached(tiny, first):
     model = build(tiny, first)
     with pytest.raises(InputError, match="detach"):
@@ -153,7 +153,7 @@ def test_a_second_method_is_refused_until_the_first_is_detached(tiny, first):
     assert model.method.name == "lora"
 
 
-@pytest.mark.parametrize("first", ["adapter", "prefix", "lora", "houlsby", "parallel", "ia3", "prompt", "diff"])
+@pytest.mark.parametrize("first", ["adapter", "prefix", "lora", "houlsby", "parallel", "ia3", "prompt", "diff", "dora"])
 def test_an_encoder_that_has_a_method_is_refused_in_another_classifier_too(tiny, first):
     build(tiny, first)
     with pytest.raises(InputError, match="detach"):
@@ -334,6 +334,7 @@ def is_intended(name, parts):
         "prompt": name.startswith("bert.prompt."),
         "diff": name.endswith((".delta", ".a")),
         "side": name.startswith("side."),
+        "dora": name.endswith((".weight.0.A", ".weight.0.B", ".weight.0.m")),
     }
     return any(signs[part] for part in parts)
 

@@ -1,7 +1,8 @@
-"""The commands, a small file each: what it is for, its options, and where its work is done. No torch here, so --help answers at once.
+"""The commands, a small file each: what it is for, its options, and where its work is done.
 
-A file has `make_parser(prog)` and `WORK`, the place of a function that takes the parsed arguments; and, where need be,
-`check(parser, args)`, which refuses arguments that do not go together, and `INTERRUPTED`, the line that Ctrl-C leaves.
+No torch here, so --help answers at once. A file has `make_parser(prog)` and `WORK`, the place of a function that takes
+the parsed arguments; and, where need be, `check(parser, args)`, which refuses arguments that do not go together, and
+`INTERRUPTED`, the line that Ctrl-C leaves.
 """
 
 from argparse import _ActionsContainer
@@ -10,18 +11,20 @@ from dataclasses import fields
 COMMANDS = ("train", "predict", "describe", "plot", "export", "fetch", "sweep", "report", "timing", "live")
 
 
-def add_options(group: _ActionsContainer, settings: type, names: tuple[str, ...], **defaults) -> None:
-    """Add an option for each named field of a settings class: `--prefix-length` for prefix_length, with its help and default.
+def add_options(group: _ActionsContainer, settings: type, names: tuple[str, ...]) -> None:
+    """Add an option for each named field of a settings class, with its help and its default.
 
-    defaults: {name: value} where an option has another default than its field. Whole-number and number fields only.
+    prefix_length becomes `--prefix-length`; a field that is true or false becomes a switch.
     """
     known = {each.name: each for each in fields(settings)}
     for name in names:
         field = known[name]
-        kind = float if field.type is float else int
-        default = defaults.get(name, field.default)
         text = field.metadata["help"]
-        if default is not None:
-            text = f"{text} (default: {default:g})"
         flag = f"--{name.replace('_', '-')}"
-        group.add_argument(flag, type=kind, default=default, metavar=field.metadata["symbol"], help=text)
+        if field.type is bool:
+            group.add_argument(flag, action="store_true", help=text)
+            continue
+        kind = float if field.type is float else int
+        if field.default is not None:
+            text = f"{text} (default: {field.default:g})"
+        group.add_argument(flag, type=kind, default=field.default, metavar=field.metadata["symbol"], help=text)

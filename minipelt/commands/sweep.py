@@ -34,6 +34,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     )
     add_options(training, Run, ("valid_rows", "max_length"))
     add_options(training, Recipe, ("batch_size", "epochs", "patience"))
+    add_options(training, Run, ("frozen_head", "zero_start"))
     add_work_options(parser.add_argument_group("the work"))
     return parser
 

@@ -54,6 +54,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     training = parser.add_argument_group("training")
     training.add_argument("--lr", type=float, metavar="RATE", help="peak learning rate (default: the method's, below)")
     add_options(training, Recipe, ("batch_size", "epochs", "patience", "seed"))
+    add_options(training, Run, ("frozen_head", "zero_start"))
     training.add_argument(
         "--device", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto: cuda, else mps, else cpu)"
     )

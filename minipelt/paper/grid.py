@@ -31,6 +31,7 @@ def grid(args: Namespace) -> list[Run]:
             runs.append(Run(
                 task.name, method, recipe, model=args.model or DEFAULT_MODEL, glue=glue, k=k,
                 valid_rows=args.valid_rows, max_length=args.max_length, device=args.device,
+                frozen_head=args.frozen_head, zero_start=args.zero_start,
             ))
     return list(dict.fromkeys(runs))  # each once, whatever was said twice
 

@@ -17,7 +17,7 @@ from minipelt.errors import InputError
 from minipelt.glue import TASKS
 from minipelt.paper import numbers
 from minipelt.paper.results import PROTOCOL, protocol, run_of
-from minipelt.settings import HYPERPARAMETERS, Method, method_label
+from minipelt.settings import HYPERPARAMETERS, Method, Run, method_label
 from minipelt.unipelt import kept_parameters
 
 FIRST_METHODS = ("ft", "head", "bitfit", "adapter", "prefix", "lora")  # in the paper's order; unions follow
@@ -110,8 +110,9 @@ class Results:
 
 
 def label(run: dict, without: str | None = None) -> str:
-    """`method_label` of a run on record."""
-    return method_label(Method(**run["method"]), run["recipe"]["learning_rate"], without)
+    """`method_label` of a run on record, with its departures from this package's own protocol: `apl-frozenhead`."""
+    run = Run.from_dict(run, "a run on record")
+    return "-".join([method_label(run.method, run.recipe.learning_rate, without), *run.variants])
 
 
 def score(record: dict) -> float:

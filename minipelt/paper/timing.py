@@ -1,7 +1,7 @@
 """What Table 4 shows: parameters, and the time of training and of inference relative to fine-tuning.
 
 All methods are in memory at once and take turns, a step each, so that a busy moment of the machine hits all of them
-alike. A first round warms up and does not count; the rest give a median a method. Inference is as after training:
+alike. A first round warms up and does not count; the rest give a median a method. Inference is that of a saved run:
 without the prefix network.
 """
 
@@ -84,9 +84,7 @@ def measure(runs: list[Run], repeats: int) -> tuple[list[dict], int]:
         model.train()
     trained = take_turns(training, repeats, device)
     for model in models.values():
-        model.eval()
-        if model.bert.prefix is not None:
-            model.bert.prefix.drop_network()
+        keep_what_is_saved(model.eval())
     predicted = take_turns(inference, repeats, device)
 
     first = runs[0].method.name
@@ -97,6 +95,14 @@ def measure(runs: list[Run], repeats: int) -> tuple[list[dict], int]:
             "training": trained[name] / trained[first], "inference": predicted[name] / predicted[first],
         })
     return table, counts[first]["base"]
+
+
+@torch.no_grad()
+def keep_what_is_saved(model: BertClassifier) -> None:
+    """Leave out what only training needs, as a run does that was saved and loaded: the prefix network, say."""
+    for module in list(model.modules()):
+        if hasattr(module, "saved_state"):
+            module.load_saved_state(module.saved_state())
 
 
 def training_step(model: BertClassifier, recipe: Recipe, batch: tuple) -> Callable[[], None]:

@@ -44,7 +44,7 @@ def start(device: str) -> None:
 
 
 def stop() -> None:
-    """Leave the other processes, if there are any, when the work is done."""
+    """Leave the other processes, if there are any, when the work is done and no DataParallel is left."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 

@@ -437,22 +437,28 @@ def rounded(value):
 def prefix_states(model, tokenizer, run, texts, base=None):
     """What becomes of a text when the prefix is muted, and when it is taken out: a list of dicts, or [] without prefix.
 
-    Each has state ("trained", "muted", "removed", and with gates "all shut", "all shut, removed"), answer, distance
-    (from plain BERT, see `look`) and shares: of each layer's attention on the prefix.
+    Each has state, answer, distance (from plain BERT, see `look`) and shares: of each layer's attention on the prefix.
+    The states are "trained", "muted", "removed" and, where the method has other parts, "others shut" (the prefix is
+    muted, and what else the method adds is silent) and "others shut, removed".
 
     Muted means that its keys and values are zero, as its gate makes them at 0. A zero key still has the score 0, and
     exp(0) = 1 is a share of the softmax: the rest of the attention is turned down.
     """
-    prefixes = [part for part in outline(model) if part["place"] == "attention.self.prefix"]
+    parts = outline(model)
+    prefixes = [part for part in parts if part["submodule"] == "prefix"]
     if not prefixes:
         return []
     gated = prefixes[0]["kind"] == "gated"
-    states = [("trained", {}, ()), ("muted", {"prefix": 0.0} if gated else {}, ()), ("removed", {}, ("prefix",))]
-    if gated:
-        states += [("all shut", {"all": 0.0}, ()), ("all shut, removed", {"all": 0.0}, ("prefix",))]
+    shut = {"prefix": 0.0} if gated else {}
+    all_shut = {"all": 0.0} if gated else {}
+    others = {part["submodule"] for part in parts if part["kind"] == "added"} - {"prefix"}
+    states = [("trained", {}, ()), ("muted", shut, ()), ("removed", {}, ("prefix",))]
+    if others or len(parts) > len(prefixes):
+        states.append(("others shut", all_shut, tuple(others)))
+        states.append(("others shut, removed", all_shut, ("prefix", *others)))
     found = []
     for state, forced, removed in states:
-        with muted(model, state == "muted" and not gated):
+        with muted(model, not gated and state in ("muted", "others shut")):
             view = look(model, tokenizer, run, texts, forced, removed, base=base)
         shares = [view["parts"].get(part["name"], {}).get("share", 0.0) for part in prefixes]
         found.append({"state": state, "answer": view["answer"], "distance": view["distance"], "shares": shares})

@@ -91,8 +91,15 @@ class OpenRun:
             "max_length": run.max_length,
             "scores": self.results.get("test", {}),
             "parts": self.parts,
-            "start": texts_of(self.examples[0]) if self.examples else [""] * len(run.spec.columns),
+            "start": self.start(),
         }
+
+    def start(self):
+        """The text that the page shows first: the first row of the dev set."""
+        if not self.examples:
+            return {"texts": [""] * len(self.run.spec.columns), "label": None}
+        example = self.examples[0]
+        return {"texts": texts_of(example), "label": label_of(self.run.spec, example)}
 
 
 class LiveRuns:
@@ -268,6 +275,11 @@ def texts_of(example):
     return [text for text in (example.text, example.text_b) if text is not None]
 
 
+def label_of(task, example):
+    """The label of an Example as people say it: a class's name, or a score."""
+    return task.label_names[example.label] if task.labels else example.label
+
+
 def answered(task, examples, logits):
     """Examples and their logits -> what the page lists: texts, label, answer, and whether that is right.
 
@@ -276,10 +288,9 @@ def answered(task, examples, logits):
     shown = []
     for example, row in zip(examples, logits, strict=True):
         answer = gateview.answer_of(task, row)
-        entry = {"texts": texts_of(example), "answer": answer.get("label", answer.get("score")), "label": example.label}
-        if task.labels:
-            entry["label"] = task.label_names[example.label]
-            entry["right"] = entry["label"] == entry["answer"]
+        entry = {"texts": texts_of(example), "answer": answer.get("label", answer.get("score"))}
+        entry["label"] = label_of(task, example)
+        entry["right"] = entry["label"] == entry["answer"]
         shown.append(entry)
     if not task.labels:
         errors = [abs(entry["answer"] - entry["label"]) for entry in shown]

@@ -69,7 +69,7 @@ def settings(args) -> Run:
     check_effect(args, method)
     rate = default_learning_rate(method) if args.lr is None else args.lr
     recipe = Recipe(rate, **given(args, ("batch_size", "epochs", "patience", "seed")))
-    options = given(args, ("k", "valid_rows", "max_length", "device"))
+    options = given(args, ("k", "valid_rows", "max_length", "device", "frozen_head", "zero_start"))
     options["model"] = full_path(args.model or DEFAULT_MODEL)
     if args.train:
         name = Path(args.train).stem if args.name is None else args.name

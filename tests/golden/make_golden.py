@@ -2,8 +2,9 @@
 
     pip install transformers && python tests/golden/make_golden.py
 
-Only this script uses transformers. MiniLM: every layer's hidden states for a padded batch of pairs, each 16th feature. Random:
-a small config whose weights are drawn from a numpy RandomState (its stream is frozen for good), all hidden states.
+Only this script uses transformers. MiniLM: every layer's hidden states for a padded batch of pairs, each 16th feature.
+Random: a small config whose weights are drawn from a numpy RandomState (its stream is frozen for good), all hidden
+states.
 """
 
 from pathlib import Path
@@ -17,8 +18,14 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from minipelt.weights import find
 
-TEXTS = [("A man is slicing bread .", "Someone cuts a loaf of bread in the kitchen ."), ("The train was late again !", "Unaffable naïve café")]
+TEXTS = [
+    ("A man is slicing bread .", "Someone cuts a loaf of bread in the kitchen ."),
+    ("The train was late again !", "Unaffable naïve café"),
+]
+
+
 def main():
+    """Compute and write the values."""
     folder = find("all-MiniLM-L6-v2")
     tokenizer, model = AutoTokenizer.from_pretrained(folder), BertModel.from_pretrained(folder).eval()
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
@@ -39,7 +46,8 @@ def main():
     golden["random.hidden_states"] = torch.stack(output.hidden_states)  # (N + 1, B, T, D)
     golden["random.pooled"] = output.pooler_output
     versions = {"transformers": transformers.__version__, "torch": torch.__version__}
-    save_file({name: tensor.detach().contiguous() for name, tensor in golden.items()}, Path(__file__).with_name("golden.safetensors"), versions)
+    tensors = {name: tensor.detach().contiguous() for name, tensor in golden.items()}
+    save_file(tensors, Path(__file__).with_name("golden.safetensors"), versions)
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def test_the_loop_adds_the_penalty_to_what_it_minimises_and_not_to_what_it_repor
     assert report["loss"] == pytest.approx(plain, abs=1e-5)
 
 
-@pytest.mark.parametrize("epochs, patience, settling", [(1, 10, None), (2, 10, 2), (4, 10, 3), (5, 4, 3)])
+@pytest.mark.parametrize("epochs, patience, settling", [(1, 10, None), (2, 10, 2), (4, 10, 3), (6, 3, 2)])
 def test_the_loop_settles_it_when_one_half_of_the_epochs_or_of_the_patience_is_over(
     tiny, batch, epochs, patience, settling
 ):

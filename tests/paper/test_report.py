@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from helpers import sweep_record as record
 
 import minipelt.paper
 from minipelt.__main__ import main
-from minipelt.paper.report import ranked
+from minipelt.paper.report import difference_table, ranked
 
 RESULTS = Path(minipelt.paper.__file__).parent / "results"
 FOLDERS = sorted(path.parent.name for path in RESULTS.glob("*/results.jsonl"))
@@ -48,6 +49,12 @@ def no_charts(monkeypatch):
 def test_best_and_second_are_marked_and_ties_share():
     column = [(1.0, "1"), (3.0, "3"), (2.0, "2"), (None, ""), (3.001, "3")]
     assert ranked(column) == ["1", "**3**", "<u>2</u>", "", "**3**"]
+
+
+@pytest.mark.parametrize("p, text", [(0.0049, "&lt;0.01"), (0.006, "0.01"), (0.034, "0.03"), (math.nan, "--")])
+def test_a_difference_stands_with_its_p(p, text):
+    rows = [{"k": 100, "method": "lora", "task": "cola", "difference": 1.234, "p": p}]
+    assert f"| 100 | `lora` |  | +1.23<sub>{text}</sub> |  |" in difference_table(rows, ["sst2", "cola"], "method")
 
 
 def test_the_files(tmp_path, capsys):

@@ -185,41 +185,58 @@ def leave_a_run(tiny_base):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            experiment.run_experiment(experiment.prepare(run), folder, interrupt_after_an_epoch, save_seconds=0)
+            options = {"say": interrupt_after_an_epoch, "resume": False, "save_seconds": 0}
+            experiment.run_experiment(experiment.prepare(run), folder, **options)
         assert (folder / "resume.safetensors").is_file()
 
     return leave
 
 
-@pytest.mark.slow
-def test_a_run_goes_on_where_it_was_killed(leave_a_run, tiny_base, tmp_path, monkeypatch):
-    leave_a_run(tmp_path / "killed")
-    command = ["sweep", *ONE_RUN, "--model", str(tiny_base), "--out"]
-    assert main([*command, str(tmp_path / "fresh")]) == 0
-    resumed = []
+@pytest.fixture
+def resumed(monkeypatch):
+    """A list of whether each run of a sweep, from now on, goes on with what a kill left."""
+    found = []
     real = experiment.run_experiment
 
     def watch(prepared, folder, **options):
-        resumed.append(options["resume"])
+        found.append(options["resume"])
         return real(prepared, folder, **options)
 
     monkeypatch.setattr(experiment, "run_experiment", watch)
-    assert main([*command, str(tmp_path / "killed")]) == 0
-    assert resumed == [True]
-    assert lines(tmp_path / "killed") == lines(tmp_path / "fresh")
+    return found
 
 
 @pytest.mark.slow
-def test_a_run_s_leftovers_are_used_only_by_the_same_run(leave_a_run, tiny_base, tmp_path, monkeypatch):
+def test_a_run_goes_on_where_it_was_killed(leave_a_run, tiny_base, tmp_path, resumed):
+    leave_a_run(tmp_path / "killed")
+    resumed.clear()
+    command = ["sweep", *ONE_RUN, "--model", str(tiny_base), "--keep-runs", "--out"]
+    assert main([*command, str(tmp_path / "killed")]) == 0
+    assert main([*command, str(tmp_path / "fresh")]) == 0
+    assert resumed == [True, False]
+    assert_same_run(tmp_path / "killed", tmp_path / "fresh")
+
+
+@pytest.mark.slow
+def test_a_run_s_leftovers_are_used_only_by_the_same_run(leave_a_run, tiny_base, tmp_path, monkeypatch, resumed):
     """Another run of the same name, with more epochs, begins anew; it is killed, too, before its first epoch ended."""
     leave_a_run(tmp_path / "killed")
-    command = ["sweep", *ONE_RUN, "--epochs", "4", "--model", str(tiny_base), "--out"]
+    resumed.clear()
+    command = ["sweep", *ONE_RUN, "--epochs", "4", "--model", str(tiny_base), "--keep-runs", "--out"]
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "train", interrupt)
         assert main([*command, str(tmp_path / "killed")]) == 130
     assert main([*command, str(tmp_path / "killed")]) == 0
     assert main([*command, str(tmp_path / "fresh")]) == 0
-    assert lines(tmp_path / "killed") == lines(tmp_path / "fresh")
+    assert resumed == [False, False, False]
+    assert_same_run(tmp_path / "killed", tmp_path / "fresh")
+
+
+def assert_same_run(one, other):
+    """The folders of two sweeps over one run hold the same line, and the same trained tensors."""
+    assert lines(one) == lines(other)
+    trained = "runs/sst2-lora-k20-seed1/trained.safetensors"
+    assert (one / trained).read_bytes() == (other / trained).read_bytes()
 
 
 def test_an_interrupt_says_how_to_go_on(tiny_base, tmp_path, monkeypatch, capsys):

@@ -101,6 +101,14 @@ def test_methods_stand_in_the_paper_s_order():
     ]
 
 
+def test_runs_with_another_protocol_of_the_head_stand_apart():
+    records = [record("stsb", "lora", 1, score) for score in (0.5, 0.7)]
+    records[1]["run"] |= {"frozen_head": True, "zero_start": True}
+    rows = by_cell(table_1(Results(records, "here")))
+    assert rows["lora", "stsb"]["mean"] == pytest.approx(50)
+    assert rows["lora-frozenhead-zerostart", "stsb"]["mean"] == pytest.approx(70)
+
+
 def test_table_2(results):
     (row,) = table_2(results)
     assert row["method"] == "ap"

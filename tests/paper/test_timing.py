@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from helpers import tiny_run
+from helpers import disturb, tiny_run
 
 from minipelt.__main__ import main
 from minipelt.batches import collate
 from minipelt.experiment import prepare
 from minipelt.paper import timing as chapter
-from minipelt.unipelt import trained_parameters
+from minipelt.unipelt import count_parameters, kept_parameters, trained_parameters
 
 
 @pytest.mark.slow
@@ -48,6 +48,23 @@ def test_each_method_trains_its_own_model(tiny_folder):
         for other, parameters in copies().items():
             moved = any(not torch.equal(parameter, before[other][name]) for name, parameter in parameters.items())
             assert moved == (other == method)
+
+
+@pytest.mark.parametrize("method", ["apl", "diff"])
+def test_inference_is_that_of_a_saved_run(tiny_folder, method):
+    """The same logits, from what the run keeps."""
+    run = tiny_run(tiny_folder, "sst2", method, k=16, valid_rows=1)
+    _, model, rows = prepare(run)
+    inputs, _ = collate(rows["train"], range(16))
+    disturb(model).eval()
+    with torch.inference_mode():
+        before = model(*inputs)
+    chapter.keep_what_is_saved(model)
+    after = count_parameters(model)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(*inputs), before)
+    assert model.bert.prefix is None or model.bert.prefix.network is None
+    assert kept_parameters(after) == kept_parameters(count_parameters(prepare(run).model))
 
 
 def test_the_first_turn_is_a_warm_up(monkeypatch):

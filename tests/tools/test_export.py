@@ -285,7 +285,7 @@ def test_a_prefix_for_another_base(exported, command, tmp_path):
 # ---- merging
 
 
-SLOW_TO_MERGE = ["ft", "head", "bitfit", "layernorm", "top", "ia3", "lora+layernorm", "lora+diff"]
+SLOW_TO_MERGE = ["ft", "dora", "lora+dora", "head", "bitfit", "layernorm", "top", "ia3", "lora+layernorm", "lora+diff"]
 
 
 @pytest.mark.parametrize(
@@ -305,6 +305,7 @@ def test_merging_gives_a_plain_bert_with_the_same_output(trained, command, tiny_
             assert not torch.allclose(model(*batch), logits(folder, batch), atol=1e-3)
     config = load_json(tmp_path / "merged" / "config.json")
     assert config["architectures"] == ["BertForSequenceClassification"]
+    assert config["model_type"] == "bert"
     assert config["id2label"] == {"0": "negative", "1": "positive"}
 
 
