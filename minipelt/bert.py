@@ -308,6 +308,7 @@ class BertModel(nn.Module):
         self.encoder = BertEncoder(config)
         self.pooler = BertPooler(config)
         self.pooler_is_new = False  # True when a checkpoint has no pooler: it then trains with the head
+        self.fingerprint = None  # of the files that it was loaded from
         self.prompt = self.prefix = None
         initialise(self, config)
 

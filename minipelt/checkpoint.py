@@ -89,14 +89,17 @@ def check_tensors(tensors, wanted, path):
 # ---- what it takes to go on
 
 
-def save_training(path, model, optimizer, reports):
-    """Write all that a resumed run needs: the trained tensors with AdamW's two moments, and the reports so far."""
+def save_training(path, model, optimizer, reports, settings=None):
+    """Write all that a resumed run needs: the trained tensors with AdamW's two moments, and the reports so far.
+
+    settings: those of the run, so that it can be seen whether it goes on as it began.
+    """
     tensors = {}
     for name, parameter in trained_parameters(model).items():
         tensors[name] = parameter.detach()
         for moment in MOMENTS:
             tensors[f"{name}:{moment}"] = optimizer.state[parameter][moment]
-    save_tensors(tensors, path, {"reports": json.dumps(reports)})
+    save_tensors(tensors, path, {"reports": json.dumps(reports), "settings": json.dumps(settings)})
 
 
 def load_training(path, model, optimizer, steps):
@@ -123,6 +126,15 @@ def load_training(path, model, optimizer, steps):
             state["step"] = torch.tensor(float(steps * len(reports)), device=parameter.device)
             optimizer.state[parameter] = state
     return reports
+
+
+def load_training_settings(path):
+    """The settings of the run that wrote a resume file, or None if it names none. Raises InputError."""
+    _, metadata = load_tensors(path)
+    try:
+        return json.loads(metadata.get("settings", "null"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: no settings that can be read ({error}); the run cannot go on from it") from None
 
 
 def read_reports(text, path):

@@ -18,18 +18,19 @@ import torch
 from torch import distributed
 
 import minipelt
-from minipelt import metrics
+from minipelt import fingerprint, metrics
 from minipelt.batches import Rows, encode
 from minipelt.bert import BertClassifier, initialise
 from minipelt.checkpoint import (
     load_trained,
     load_training,
+    load_training_settings,
     save_tensors,
     save_training,
     trained_tensors,
 )
 from minipelt.errors import InputError
-from minipelt.files import append_json_lines, load_json, save_json, write_text
+from minipelt.files import alone_in, append_json_lines, load_json, save_json, write_text
 from minipelt.gate import mean_gates, record_gates
 from minipelt.loop import make_optimizer, predict, train
 from minipelt.progress import Stopwatch, scoring_bar, step_bar
@@ -156,9 +157,16 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
     `folder`/resume.safetensors, which is written with every best epoch, and when `save_seconds` have passed since the
     last time. wrap(model) gives what trains and predicts in the model's place, such as a DataParallel around it.
     """
+    with alone_in(folder):
+        return run_in(Path(folder), prepared, say, resume, save_seconds, wrap)
+
+
+def run_in(folder, prepared, say, resume, save_seconds, wrap):
+    """`run_experiment` in a folder that no other process works in."""
     run, model, rows = prepared
-    folder = Path(folder)
     record = describe_run(prepared)
+    if resume:
+        check_same(record, folder)
     sizes = ", ".join(f"{name} {len(rows[name]):,} rows" for name in ("train", "validation", "test"))
     say(f"{sizes}; {run.spec.metrics[0]}; {model.classifier.weight.device}")
     say(parameter_table(record["parameters"]))
@@ -213,7 +221,7 @@ def train_and_save(prepared, wrapped, folder, record, say, resume, save_seconds)
             if is_best:
                 save_tensors(trained_tensors(model), folder / "trained.safetensors")
             if is_best or time.perf_counter() - last_save >= save_seconds:
-                save_training(state, model, optimizer, reports)
+                save_training(state, model, optimizer, reports, record["run"])
                 last_save = time.perf_counter()
             append_json_lines(log, [report])
             say(epoch_line(report))
@@ -258,6 +266,7 @@ def describe_run(prepared):
         "run": asdict(run),
         "rows": {name: len(split) for name, split in rows.items()},
         "parameters": count_parameters(model),
+        "fingerprints": {"base": model.bert.fingerprint, "train": fingerprint.of_rows(rows["train"])},
         "device": model.classifier.weight.device.type,
         "threads": torch.get_num_threads(),
         "processes": distributed.get_world_size() if distributed.is_initialized() else 1,  # that share this run
@@ -283,6 +292,34 @@ def git_commit():
     return result.stdout.strip() or None
 
 
+def check_base(found, record, folder):
+    """Raise InputError if a base's fingerprint is not the one on record (older records have none)."""
+    prints = record.get("fingerprints")
+    recorded = prints.get("base") if isinstance(prints, dict) else None
+    if recorded and found and found != recorded:
+        raise InputError(
+            f"{folder}: was trained on another base or vocabulary than {record['run']['model']} is now "
+            f"(fingerprint {recorded}, found {found}); expected the same files"
+        )
+
+
+def check_same(record, folder):
+    """Raise InputError if a run that is to go on has other settings, or another base or rows, than it began with."""
+    recorded = load_json(folder / "run.json")
+    if not isinstance(recorded, dict) or not isinstance(recorded.get("run"), dict):
+        raise InputError(f"{folder}/run.json: not a run; expected the file that the run began with")
+    check_base(record["fingerprints"]["base"], recorded, folder)
+    prints = recorded.get("fingerprints", record["fingerprints"])
+    if prints.get("train") != record["fingerprints"]["train"]:
+        raise InputError(f"{folder}: the training rows are not those that the run began with; expected the same files")
+    began = load_training_settings(folder / "resume.safetensors") or record["run"]
+    for name in ("task", "method", "recipe", "k", "valid_rows", "max_length", "frozen_head", "zero_start"):
+        if began.get(name) != record["run"][name]:
+            raise InputError(
+                f"{folder}: {name} is {record['run'][name]}; the run began with {began.get(name)} and cannot go on so"
+            )
+
+
 def load_run(folder, **changes):
     """A run folder -> (Run, recorded results or {}, model with its trained tensors, tokenizer).
 
@@ -290,9 +327,11 @@ def load_run(folder, **changes):
     """
     folder = Path(folder)
     run = Run.load(folder, **changes)
+    record = load_json(folder / "run.json")
     model, tokenizer = build(run, choose_device(run.device))
+    check_base(model.bert.fingerprint, record, folder)
     load_trained(model, folder / "trained.safetensors")
-    return run, load_json(folder / "run.json").get("results", {}), model.eval(), tokenizer
+    return run, record.get("results", {}), model.eval(), tokenizer
 
 
 def parameter_table(counts):

@@ -3,7 +3,13 @@
 import json
 import os
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not on Windows; two processes in one folder are not told apart there
+    fcntl = None
 
 from minipelt.errors import InputError, describe_os_error
 
@@ -71,6 +77,14 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         raise
 
 
+def make_folder(folder: str | Path) -> None:
+    """Make a folder, and those above it, unless it is there. Raises InputError if it cannot be made."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{describe_os_error(error)}; expected a folder that can be made") from None
+
+
 def place(part: Path, folder: Path) -> None:
     """Move a whole download to its place, unless another process that fetched the same was first."""
     try:
@@ -90,3 +104,24 @@ def scratch_folder(parent: Path) -> tempfile.TemporaryDirectory:
         return tempfile.TemporaryDirectory(dir=parent, prefix=".fetching-")
     except OSError as error:
         raise InputError(f"{describe_os_error(error)}; expected a folder that can be written to") from None
+
+
+@contextmanager
+def alone_in(folder: str | Path):
+    """While open, no other process can be alone in the same folder. Raises InputError if one is.
+
+    The system takes the lock away when the process ends, however it ends: a killed one leaves nothing behind.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"{folder}: another process is at work there; expected it to end first, or another folder"
+            raise InputError(message) from None
+        yield
+    finally:
+        os.close(descriptor)

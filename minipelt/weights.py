@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
 
+from minipelt import fingerprint
 from minipelt.bert import BertConfig, BertModel
 from minipelt.download import WEIGHTS, fetch_default, fetch_from_hub
 from minipelt.errors import InputError
@@ -37,6 +38,7 @@ def load(name=DEFAULT_MODEL):
             f"{folder}: the tokenizer has a token number {largest}; the encoder's vocabulary ends at "
             f"{bert.config.vocab_size - 1}: expected the tokenizer that it was trained with"
         )
+    bert.fingerprint = fingerprint.of_base(bert, tokenizer)
     return bert, tokenizer
 
 

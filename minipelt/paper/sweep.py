@@ -22,6 +22,7 @@ from minipelt import experiment
 from minipelt.batches import collate, encode
 from minipelt.bert import BertModel
 from minipelt.errors import InputError
+from minipelt.files import alone_in, make_folder
 from minipelt.glue import Example
 from minipelt.paper.grid import grid
 from minipelt.paper.results import append, check_protocol, mend, read_results, run_of, settings
@@ -47,14 +48,26 @@ def sweep(args: Namespace) -> int:
         if workers.rank == 0:
             list_runs(runs, costs, path, shared, args.threads)
         return 0
-    if workers.rank == 0:
+    if workers.rank > 0:
+        return do_share(runs, costs, shared, workers, path, args.keep_runs)
+    make_folder(path.parent)
+    with alone_in(path.parent):  # two sweeps in one folder would take each other's runs for leftovers
         mend(path, again={settings(run) for run in runs} if args.retry_failed else set())
+        code = do_share(runs, costs, shared, workers, path, args.keep_runs)
+    print(f"{len(runs)} runs on record in {path}; tables: python -m minipelt report {args.out}")
+    return code
+
+
+def do_share(
+    runs: list[Run], costs: list[float], shared: "Shared", workers: "Workers", path: Path, keep_runs: bool
+) -> int:
+    """Do this process's share of the runs, and wait for the other processes. Returns the exit code of all of them.
+
+    One code for all, since torchrun stops the others as soon as one ends with an error.
+    """
     workers.wait_for_first()
-    failed = do_runs(runs, costs, shared, workers, path, args.keep_runs)
-    workers.add("failed", failed)
-    workers.wait_for_all()  # one exit code for all: torchrun stops the others as soon as one ends with an error
-    if workers.rank == 0:
-        print(f"{len(runs)} runs on record in {path}; tables: python -m minipelt report {args.out}")
+    workers.add("failed", do_runs(runs, costs, shared, workers, path, keep_runs))
+    workers.wait_for_all()
     return 1 if workers.add("failed", 0) else 0
 
 

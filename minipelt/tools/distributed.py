@@ -15,6 +15,7 @@ its gradient as it is. So with dropout off the result equals that of one process
 are added. With dropout it is another run of the same kind: each process draws the noise of its own rows.
 """
 
+import gc
 import math
 import os
 
@@ -47,6 +48,7 @@ def stop() -> None:
     """Leave the other processes, if there are any, when the work is done and no DataParallel is left."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()  # ends gloo's threads now: one that is still busy when Python ends would abort the process
 
 
 def rank_and_size() -> tuple[int, int]:

@@ -247,7 +247,7 @@ class Handler(BaseHTTPRequestHandler):
     def drain(self):
         """Read and drop what is still being sent, up to a limit, so that the answer reaches the sender."""
         self.wfile.flush()
-        self.connection.settimeout(1)
+        self.connection.settimeout(0.2)
         for _ in range(100):
             if not self.rfile.read1(LARGEST_BODY // 10):
                 return

@@ -19,11 +19,11 @@ from minipelt.bert import BertModel
 from minipelt.errors import InputError
 from minipelt.experiment import load_run, new_folder, prepare, run_experiment
 from minipelt.gate import force_gates
-from minipelt.loop import predict
 from minipelt.tools.gateview import look
 from minipelt.tools.live import PORTS, SAVED, few_examples, open_server, saved_page
 from minipelt.tools.liveruns import LiveRuns, states_to_keep
 
+pytestmark = pytest.mark.slow  # runs are trained for it
 METHODS = {"apl": "sst2", "lora": "sst2", "bitfit": "sst2", "ap": "stsb"}
 TEXT = "a fine film"
 
@@ -309,7 +309,8 @@ def test_wrong_questions_get_a_sentence(server, folders, body, message):
 
 
 @pytest.mark.parametrize("raw", [
-    b"", b"{", b"\xff\xfe", b"{'run': 1}", b"[" * 50_000, b'{"run": NaN}', b"1" * 10_000, b'{"texts": ["\\ud800"], "run": 1}',
+    b"", b"{", b"\xff\xfe", b"{'run': 1}", b"[" * 50_000, b'{"run": NaN}', b"1" * 10_000,
+    b'{"texts": ["\\ud800"], "run": 1}',
 ])
 def test_broken_json(server, raw):
     status, _, body = ask(server, "POST", "/api/look", raw=raw)
@@ -333,7 +334,7 @@ def test_what_is_too_large_or_not_json_or_not_there(server):
     assert status == 413 and "at most 1,000,000" in json.loads(body)["error"]
     assert ask(server, "POST", path, {"run": 1}, {"Content-Type": "text/plain"})[0] == 415
     assert ask(server, "POST", "/api/none", {})[0] == 404
-    for place in ("/none", "/api", "//", "/../live.py", "/?x", "/%00"):
+    for place in ("/none", "/api", "/api/", "/../live.py", "/?x", "/%00"):
         assert ask(server, "GET", place)[0] == 404, place
     host = f"Host: 127.0.0.1:{server.port}\r\n".encode()
     for lines in (b"", b"Content-Length: x\r\n", b"Content-Length: -5\r\n", b"Transfer-Encoding: chunked\r\n"):
@@ -344,7 +345,8 @@ def test_what_is_too_large_or_not_json_or_not_there(server):
 
 @pytest.mark.parametrize("data", [
     b"\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"PUT / HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    b"GET / HTTP/9.9\r\n\r\n", b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n",
 ])
 def test_noise_does_not_stop_it(server, data):
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
@@ -399,7 +401,6 @@ def test_many_at_once_get_their_own_answers(server, folders):
     for thread in threads:
         thread.join()
     assert found == expected
-    assert predict is not None
 
 
 def test_a_connection_can_ask_again(server, folders):
@@ -438,7 +439,6 @@ def live(*arguments, **options):
     )
 
 
-@pytest.mark.slow
 def test_the_command_serves_until_ctrl_c(folders):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -459,7 +459,6 @@ def test_the_command_serves_until_ctrl_c(folders):
     assert process.returncode == 0 and err.strip() == "stopped" and out == ""
 
 
-@pytest.mark.slow
 def test_the_command_writes_a_page(folders, tmp_path):
     process = live(folders["lora"], "--save", tmp_path / "page.html", "--device", "cpu")
     out, err = process.communicate(timeout=120)
@@ -468,7 +467,6 @@ def test_the_command_writes_a_page(folders, tmp_path):
     assert '"about"' in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_what_the_command_refuses(folders, tmp_path):
     for arguments, message in [
         ((tmp_path / "nothing", "--no-browser"), "no run.json in it"),
