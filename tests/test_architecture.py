@@ -1,6 +1,7 @@
 """The shape of the house: which way imports point, what needs no torch, and how the text is written."""
 
 import ast
+import functools
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ LONGEST_FUNCTION = 50  # lines
 LONGEST_LINE = 120  # columns
 
 
+@functools.cache
 def parse(path):
     """A file's syntax tree."""
     return ast.parse(path.read_text(encoding="utf-8"))
@@ -178,5 +180,6 @@ def test_ruff_is_content():
     ruff = shutil.which("ruff") or shutil.which("ruff", path=str(Path(sys.executable).parent))
     if ruff is None:
         pytest.skip("ruff is not installed")
-    result = subprocess.run([ruff, "check", "--no-cache", "--output-format", "concise", "."], cwd=ROOT, capture_output=True, text=True)
+    command = [ruff, "check", "--no-cache", "--output-format", "concise", "."]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import TINY, tiny_bert
 
-from minipelt.batches import Rows, training_batches
+from minipelt.batches import Rows, collate, training_batches
 from minipelt.bert import BertClassifier
 from minipelt.errors import InputError
 from minipelt.experiment import check_finite
@@ -163,11 +163,40 @@ def test_prediction_is_without_dropout_and_leaves_no_gradient(model):
     assert not predict(model, rows).requires_grad
 
 
+@pytest.mark.slow
 def test_it_learns(model):
     rows = toy_rows()
     reports = run(model, rows, Recipe(1e-2, epochs=20, patience=20), accuracy(rows))
     assert reports[-1]["loss"] < 0.5 * reports[0]["loss"]
     assert reports[-1]["best_score"] > 0.9
+
+
+def test_training_is_the_loop_written_out():
+    """All rows in one batch, without dropout: a forward and a backward pass, clipping, a step of AdamW an epoch."""
+    rows, recipe = toy_rows(12), Recipe(1e-2, epochs=4, warmup=0.5, clip=0.1)
+    model = attach(BertClassifier(tiny_bert(NO_DROPOUT), 2), SMALL)
+    twin = copy.deepcopy(model)
+    reports = run(model, rows, recipe)
+
+    parameters = list(trained_parameters(twin).values())
+    optimizer = torch.optim.AdamW([
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.01},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ])
+    inputs, labels = collate(rows, range(12))
+    for share, report in zip((0.5, 1.0, 1.0, 0.5), reports, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * share
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(twin.train()(*inputs), labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 0.1)
+        optimizer.step()
+        assert report["loss"] == pytest.approx(loss.item(), abs=1e-4)
+    found = trained_parameters(model)
+    for name, parameter in trained_parameters(twin).items():
+        if not name.endswith("key.bias"):
+            assert torch.allclose(found[name], parameter, atol=1e-3), name
 
 
 def test_the_model_trains_in_training_mode_whatever_validation_leaves(model):
@@ -220,7 +249,7 @@ def test_a_loss_that_is_no_number_is_said(model):
 
 
 def test_same_seed_same_numbers(model):
-    rows, twin, recipe = toy_rows(), copy.deepcopy(model), Recipe(1e-3, epochs=2)
+    rows, twin, recipe = toy_rows(24), copy.deepcopy(model), Recipe(1e-3, epochs=2)
     first = run(model, rows, recipe, accuracy(rows))
     torch.randn(100)  # whatever else drew random numbers meanwhile
     second = run(twin, rows, recipe, accuracy(rows))
@@ -230,7 +259,7 @@ def test_same_seed_same_numbers(model):
 
 def test_the_seed_chooses_the_order_of_the_batches():
     """Without dropout nothing but the order is left to chance, and it makes another run."""
-    model, rows = attach(BertClassifier(tiny_bert(NO_DROPOUT), 2), SMALL), toy_rows()
+    model, rows = attach(BertClassifier(tiny_bert(NO_DROPOUT), 2), SMALL), toy_rows(24)
     twins = [copy.deepcopy(model) for _ in range(3)]
     found = []
     for twin, seed in zip(twins, (1, 1, 2), strict=True):
@@ -276,7 +305,7 @@ def test_a_step_sees_every_row_once_an_epoch(model):
 
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(model, stop):
-    rows, twin, recipe = toy_rows(), copy.deepcopy(model), Recipe(1e-3, epochs=5)
+    rows, twin, recipe = toy_rows(24), copy.deepcopy(model), Recipe(1e-3, epochs=5)
     whole = run(model, rows, recipe, accuracy(rows))
     optimizer = make_optimizer(twin, recipe)
     reports = []

@@ -162,7 +162,8 @@ def scores_section(results: Results, tables: dict) -> list[str]:
     for k in results.sizes:
         paragraphs += [f"## Table 1: K = {k or 'all rows'}", score_table(results, k, tables["table1"])]
     if len(results.tasks) < len(TASKS):
-        paragraphs.append(f"The average, the paper's too, is over the {len(results.tasks)} tasks of this report.")
+        tasks = "one task" if len(results.tasks) == 1 else f"{len(results.tasks)} tasks"
+        paragraphs.append(f"The average, the paper's too, is over the {tasks} of this report.")
     return paragraphs
 
 

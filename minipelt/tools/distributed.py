@@ -15,11 +15,11 @@ its gradient as it is. So with dropout off the result equals that of one process
 are added. With dropout it is another run of the same kind: each process draws the noise of its own rows.
 """
 
-import gc
 import math
 import os
 
 import torch
+import torch.distributed.nn.functional  # unused, but if it comes after `start`, gloo's threads outlive `stop`
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -45,10 +45,12 @@ def start(device: str) -> None:
 
 
 def stop() -> None:
-    """Leave the other processes, if there are any, when the work is done and no DataParallel is left."""
+    """Leave the other processes, if there are any, when the work is done and no DataParallel is left.
+
+    Gloo's threads end with it. One that is still at work when Python ends would abort the process.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
-        gc.collect()  # ends gloo's threads now: one that is still busy when Python ends would abort the process
 
 
 def rank_and_size() -> tuple[int, int]:

@@ -128,8 +128,8 @@ def download_once(url, path):
         if error.code >= 500 or error.code in (408, 429):
             raise Broken(reason) from None
         raise InputError(f"{url}: download failed ({reason})") from None
-    except http.client.IncompleteRead as error:
-        raise Broken(f"cut off after {len(error.partial):,} bytes of its last piece") from None
+    except http.client.IncompleteRead:
+        raise Broken("cut off in the middle") from None
     except (http.client.HTTPException, ValueError) as error:  # what is no HTTP, and addresses that are none
         raise Broken(f"not a proper answer: {one_line(error)}") from None
     except OSError as error:  # a URLError wraps the reason

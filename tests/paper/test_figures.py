@@ -12,7 +12,7 @@ import pytest
 from minipelt.paper.figures import make, measured
 
 FOLDER = Path(make.__file__).parent
-NAMES = ("layer.svg", "prefix.svg", "gates.svg", "parameters.svg")
+NAMES = ("layer.svg", "prefix.svg", "bottleneck.svg", "lora.svg", "padding.svg", "gates.svg", "parameters.svg")
 RECORDS = [json.loads(line) for line in (FOLDER / "runs.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

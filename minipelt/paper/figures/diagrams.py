@@ -10,13 +10,13 @@ LORA_Q, QUERY, KEY, PREFIX, VALUE, LORA_V = 88, 206, 324, 442, 560, 678  # from 
 MAIN, READER, FAR = 240, 480, 663  # below: BERT's own blocks, the adapter's input, the adapter
 TOP_ROW = (
     (LORA_Q, "lora", "LoRA", "B A h", "trained"),
-    (QUERY, "plain", "query", "W_Q h + b_Q", "frozen"),
-    (KEY, "plain", "key", "W_K h + b_K", "frozen"),
+    (QUERY, "plain", "query", "W_q h + b_q", "frozen"),
+    (KEY, "plain", "key", "W_k h + b_k", "frozen"),
     (PREFIX, "prefix", "prefix", "P_K and P_V", "trained"),
-    (VALUE, "plain", "value", "W_V h + b_V", "frozen"),
+    (VALUE, "plain", "value", "W_v h + b_v", "frozen"),
     (LORA_V, "lora", "LoRA", "B A h", "trained"),
 )
-GATES = ((LORA_Q, "× g_Q", 28), (PREFIX, "× g_P", 383), (LORA_V, "× g_V", 737))  # centre, name, x of what it reads
+GATES = ((LORA_Q, "× g_q", 28), (PREFIX, "× g_p", 383), (LORA_V, "× g_v", 737))  # centre, name, x of what it reads
 LEGEND = (
     ("plain", "BERT: frozen"),
     ("prefix", "prefix: trained, 2 P D values a layer"),
@@ -63,12 +63,12 @@ def attention():
     parts.append(plus(VALUE, 231))
     parts += [arrow((KEY, 146), (KEY, 262)), arrow((VALUE, 241), (VALUE, 262))]
     parts += [arrow((PREFIX, 198), (PREFIX, 278), (KEY + 54, 278)), arrow((PREFIX, 278), (VALUE - 54, 278))]
-    parts += [box(KEY, 262, 106, 32, "prefix", "[g_P P_K ; K]"), box(VALUE, 262, 106, 32, "prefix", "[g_P P_V ; V]")]
+    parts += [box(KEY, 262, 106, 32, "prefix", "[g_p P_K ; K]"), box(VALUE, 262, 106, 32, "prefix", "[g_p P_V ; V]")]
     for cx, low in ((QUERY, 241), (KEY, 294), (VALUE, 294)):
         parts.append(arrow((cx, low), (cx, 332)))
     for cx, shape in ((QUERY, "(B, T, D)"), (KEY, "(B, P+T, D)"), (VALUE, "(B, P+T, D)")):
         parts.append(text(cx + 8, 318, shape, "start", 13, "soft"))
-    parts.append(box(383, 332, 462, 36, "plain", "self-attention:  softmax(Q Kᵀ / √d) V,  no parameters"))
+    parts.append(box(383, 332, 462, 36, "plain", "self-attention:  softmax(Q K^T / √d) V,  no parameters"))
     return parts
 
 
@@ -93,7 +93,7 @@ def adapter():
     parts.append(box(READER, 627, 182, 50, "plain", "x = LayerNorm(f + a)", "the one below, frozen"))
     parts.append(arrow((READER + 91, 652), (FAR - 78, 652)))
     parts.append(box(FAR, 618, 154, 68, "adapter", "adapter", "up(relu(down(x)))", "trained"))
-    parts += [arrow((FAR, 686), (FAR, 700)), box(FAR, 700, 60, 28, "gate", "× g_A")]
+    parts += [arrow((FAR, 686), (FAR, 700)), box(FAR, 700, 60, 28, "gate", "× g_a")]
     parts.append(arrow((READER, 677), (READER, 714), (FAR - 31, 714), style="reads"))
     parts += [arrow((FAR, 728), (FAR, 740), (MAIN + 11, 740)), plus(MAIN, 740)]
     parts.append(arrow((MAIN, 750), (MAIN, 772)))

@@ -1,6 +1,6 @@
-"""Draw the tutorial's four figures. Needs nothing but Python.
+"""Draw the tutorial's figures. Needs nothing but Python.
 
-    python -m minipelt.paper.figures.make             draws layer.svg, prefix.svg, gates.svg and parameters.svg again
+    python -m minipelt.paper.figures.make             draws all of them again
     python -m minipelt.paper.figures.make runs/*      first collects the finished runs of these folders in runs.jsonl
 
 gates.svg shows the runs of method apl, parameters.svg those on SST-2; a line of runs.jsonl is what a run's run.json
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from minipelt.paper.figures.diagrams import layer, prefix
+from minipelt.paper.figures.lecture import bottleneck, lora, padding
 from minipelt.paper.figures.measured import gates, parameters
 
 HERE = Path(__file__).parent
@@ -22,6 +23,9 @@ def draw(records):
     return {
         "layer.svg": layer(),
         "prefix.svg": prefix(),
+        "bottleneck.svg": bottleneck(),
+        "lora.svg": lora(),
+        "padding.svg": padding(),
         "gates.svg": gates(records),
         "parameters.svg": parameters(records),
     }

@@ -1,6 +1,5 @@
 """SVG as strings: text, boxes, arrows, and a page with the colours of light and dark mode."""
 
-import re
 from html import escape
 
 WIDTH = 760  # of a figure, in pixels
@@ -25,13 +24,9 @@ COLOURS = {  # class: what it sets, in light mode, in dark mode
 
 
 def text(x, y, string, anchor="middle", size=14, style="ink", weight="normal"):
-    """Text at a point; `P_K` gets a subscript K."""
-    parts = re.split(r"(?<=\b[A-Za-z])_(\w+)", string)  # plain, subscript, plain, subscript, ..., plain
-    inside = escape(parts[0])
-    for subscript, plain in zip(parts[1::2], parts[2::2], strict=True):
-        inside += f'<tspan dy="3" font-size="12">{subscript}</tspan><tspan dy="-3">&#8203;</tspan>{escape(plain)}'
+    """Text at a point. Subscripts are written as in the lecture, P_K: some renderers print smaller letters over others."""
     place = f'x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}"'
-    return f'<text {place} class="{style}">{inside}</text>'
+    return f'<text {place} class="{style}">{escape(string)}</text>'
 
 
 def rect(x, y, width, height, style, more=""):
