@@ -184,17 +184,21 @@ def test_the_rate_of_hidden_dropout_in_each_place():
     assert share_of_zeros(logits) == pytest.approx(0.3, abs=0.05)
 
 
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
 @pytest.mark.parametrize("explicit", [False, True])
-def test_the_rate_of_attention_dropout(explicit):
+def test_the_rate_of_attention_dropout(explicit, device):
     """One head that attends to 64 keys alike, whose values are the unit vectors: what comes out is the weights."""
     config = replace(NOISY, hidden_size=64, num_attention_heads=1)
-    attention = BertSelfAttention(config).train()
+    attention = BertSelfAttention(config).to(device).train()
     for linear in (attention.query, attention.key, attention.value):
         torch.nn.init.zeros_(linear.weight)
         torch.nn.init.zeros_(linear.bias)
     torch.nn.init.eye_(attention.value.weight)
-    h = torch.eye(64)[None]  # (1, T, D) with T = D = 64
-    mask = torch.ones(1, 64, dtype=torch.bool)
+    h = torch.eye(64, device=device)[None]  # (1, T, D) with T = D = 64
+    mask = torch.ones(1, 64, dtype=torch.bool, device=device)
     weights = []
     context = attention(h, mask, attentions=weights if explicit else None)
     assert share_of_zeros(context) == pytest.approx(0.6, abs=0.04)
@@ -282,7 +286,7 @@ def test_half_precision_runs(tiny, batch):
     assert torch.allclose(tiny.to(torch.bfloat16)(*batch).pooled.float(), full, atol=0.1)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@NEEDS_GPU
 def test_cuda_agrees_with_cpu(tiny, batch):
     expected = tiny(*batch).pooled
     assert torch.allclose(tiny.cuda()(*(x.cuda() for x in batch)).pooled.cpu(), expected, atol=1e-4)

@@ -224,3 +224,27 @@ def test_two_runs_on_cuda_give_the_same_bytes(tiny_folder, tmp_path):
         run_experiment(prepare(run), folder)
     first, second = ((folder / "trained.safetensors").read_bytes() for folder in folders)
     assert first == second
+
+
+# ---- departures from the protocol
+
+
+@pytest.mark.parametrize("method", ["lora", "bitfit"])
+def test_a_frozen_head_stays_as_it_was_drawn_and_is_saved(tiny_folder, tmp_path, method):
+    """Of the head, BitFit alone trains the bias, as in the authors' code; the rest of the method trains as ever."""
+    run = tiny_run(tiny_folder, "sst2", method, frozen_head=True, k=20, valid_rows=10)
+    prepared = prepare(run)
+    weight, bias = (parameter.detach().clone() for parameter in prepared.model.classifier.parameters())
+    folder = new_folder(run, tmp_path)
+    assert "-frozenhead-" in folder.name
+    run_experiment(prepared, folder)
+    saved = load_file(folder / "trained.safetensors")
+    assert torch.equal(saved["classifier.weight"], weight)
+    assert torch.equal(saved["classifier.bias"], bias) == (method == "lora")
+    assert load_run(folder)[0] == run
+
+
+def test_a_regression_can_start_at_zero(tiny_folder):
+    run = tiny_run(tiny_folder, "stsb", "lora", zero_start=True, k=20, valid_rows=10)
+    assert "-zerostart-" in run.name
+    assert prepare(run).model.classifier.bias.item() == 0

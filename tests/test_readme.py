@@ -210,8 +210,9 @@ def test_a_method_is_a_file_a_row_a_test_and_a_paragraph():
 
 
 def test_the_described_method_is_what_the_command_prints():
-    (shown,) = [text for text in blocks("README.md", "") if text.startswith("lora on bert-base-uncased")]
-    assert "python -m minipelt describe lora" in shell_lines("README.md")
+    page = "minipelt/tools/README.md"
+    (shown,) = [text for text in blocks(page, "") if text.startswith("lora on bert-base-uncased")]
+    assert "python -m minipelt describe lora" in shell_lines(page)
     assert shown.strip() == describe(Method("lora"))
 
 

@@ -11,7 +11,6 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-import zlib
 from pathlib import Path
 
 from tqdm import tqdm
@@ -128,8 +127,8 @@ def download_once(url, path):
         if error.code >= 500 or error.code in (408, 429):
             raise Broken(reason) from None
         raise InputError(f"{url}: download failed ({reason})") from None
-    except http.client.IncompleteRead:
-        raise Broken("cut off in the middle") from None
+    except http.client.IncompleteRead as error:
+        raise Broken(f"cut off after {len(error.partial):,} bytes of its last piece") from None
     except (http.client.HTTPException, ValueError) as error:  # what is no HTTP, and addresses that are none
         raise Broken(f"not a proper answer: {one_line(error)}") from None
     except OSError as error:  # a URLError wraps the reason
@@ -198,13 +197,13 @@ def unpack(archive, folder):
             for member in zipped.namelist():
                 inner = Path(member)
                 is_split = inner.suffix == ".tsv" and inner.stem.split("_")[0] in ("train", "dev", "test")
-                if is_split and len(inner.parts) == 2:
+                if is_split and len(inner.parts) == 2 and inner.parts[0] not in ("..", "/"):
                     with zipped.open(member) as source, open_sink(folder / inner.name) as sink:
                         while chunk := source.read(CHUNK):
                             write(sink, chunk)
     except InputError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except Exception as error:  # zipfile raises a dozen kinds, its own and those of its decoders
         raise InputError(f"{archive.name}: not a zip file that can be read ({one_line(error)})") from None
     if not (folder / "train.tsv").is_file():
         raise InputError(f"{archive.name}: no train.tsv in it; expected the official file")

@@ -17,10 +17,10 @@ from minipelt.bert import BertClassifier
 from minipelt.errors import InputError
 from minipelt.experiment import load_run, score
 from minipelt.files import write_text
-from minipelt.gate import mean_gates, record_gates
 from minipelt.progress import scoring_bar
 from minipelt.settings import Run
 from minipelt.tools import texts
+from minipelt.tools.gateview import look
 from minipelt.tools.merge import fold
 from minipelt.tools.submission import write_submissions
 
@@ -41,11 +41,10 @@ class Predictor(NamedTuple):
             raise InputError("the model's answer is not a number; expected a run and a base with finite weights")
         return logits
 
-    def logits_and_gates(self, example):
-        """One Example -> (logits (C), {submodule: [gate of each layer]})."""
-        with record_gates(self.model) as recorded:
-            logits = self.logits([example])
-        return logits[0], mean_gates(recorded)
+    def gates(self, example):
+        """One Example -> {submodule: [gate of each layer]}, as the live page shows them."""
+        pair = [text for text in (example.text, example.text_b) if text is not None]
+        return look(self.model, self.tokenizer, self.run, pair)["gates"]
 
 
 # ---- what is printed
@@ -166,10 +165,10 @@ def answer_each(predictor, examples, gates):
     """Print each example's prediction as soon as it is there, and its gates if wanted. Returns the logits (n, C)."""
     rows = []
     for example in examples:
-        logits, means = predictor.logits_and_gates(example)
+        logits = predictor.logits([example])[0]
         print_answer(predictor.run.spec, example, logits)
         if gates:
-            print(draw_gates(means, bars_for(sys.stdout)))
+            print(draw_gates(predictor.gates(example), bars_for(sys.stdout)))
         rows.append(logits)
     return torch.stack(rows) if rows else None
 

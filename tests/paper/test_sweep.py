@@ -15,7 +15,7 @@ from helpers import ENVIRONMENT, TORCHRUN, launch, write_tiny_folder
 from minipelt import experiment
 from minipelt.__main__ import main
 from minipelt.commands.sweep import make_parser
-from minipelt.files import read_lines
+from minipelt.files import alone_in, read_lines
 from minipelt.paper import sweep as chapter
 from minipelt.paper.grid import grid
 from minipelt.paper.results import read_results
@@ -353,3 +353,11 @@ def test_a_run_costs_what_goes_through_the_encoder(tiny_base):
         assert chapter.cost(run, shared) == pytest.approx(2 * (20 * length * passes + 20 * length) + test)
     (whole_file,) = runs("--k", "all")
     assert chapter.cost(whole_file, shared) == pytest.approx(2 * (264 * length * 2 + test) + test)
+
+
+def test_a_second_sweep_in_one_folder_is_refused(tiny_base, tmp_path, capsys):
+    """It says so, and records nothing."""
+    with alone_in(tmp_path):
+        assert main(["sweep", *ONE_RUN, "--model", str(tiny_base), "--out", str(tmp_path)]) == 2
+    assert "another process is at work there" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

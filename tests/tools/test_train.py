@@ -1,6 +1,8 @@
-"""experiment.py and train.py: whole runs on the tiny model, as a user would start them."""
+"""tools/train.py: `python train.py` as a user would start it, on the tiny model: runs, --eval, --resume, what goes wrong."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,272 +10,365 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from helpers import ENVIRONMENT, ROOT
+from safetensors.torch import load_file
 
-import train as command
-from minipelt import InputError, experiment
-from minipelt.bert import BertClassifier
-from minipelt.experiment import load_run, new_folder, prepare, run_experiment
-from minipelt.glue import TASKS
-from minipelt.loop import Recipe, predict
-from minipelt.run import Run, default_learning_rate
-from minipelt.shared import Shared
-from minipelt.unipelt import PARTS, Method
+from minipelt import experiment
+from minipelt.__main__ import main
+from minipelt.tools import train as tool
 
-ROOT = Path(__file__).parents[1]
+TRAIN = str(ROOT / "train.py")
 
 
 @pytest.fixture
 def go(tiny_folder, tmp_path, monkeypatch):
-    """Run the command line in an empty folder on the tiny model; returns (exit code, the run folders so far)."""
+    """Run the command in an empty folder on the tiny model; returns (exit code, the run folders so far)."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        defaults = [] if {"--eval", "--resume"} & set(arguments) else ["--model", str(tiny_folder), "--max-length", "24"]
-        return command.main(["--device", "cpu", *defaults, *arguments]), sorted(Path("runs").glob("*"))
+        defaults = ["--device", "cpu"]
+        if not {"--eval", "--resume"} & set(arguments):
+            defaults += ["--model", str(tiny_folder), "--max-length", "24"]
+        code = main(["train", *defaults, *arguments])
+        return code, sorted(Path("runs").glob("*"))
 
     return run
 
 
-@pytest.fixture(scope="module")
-def shared():
-    return Shared()
+@pytest.fixture
+def stopped(go, monkeypatch):
+    """The folder of a run that Ctrl-C has stopped after its first epoch."""
+
+    def interrupt(line):
+        if line.startswith("epoch  1"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "say", interrupt)
+        code, (folder,) = go("--task", "rte", "--method", "lora", "--k", "20", "--valid-rows", "20", "--epochs", "2")
+    assert code == 130
+    return folder
 
 
-def tiny_run(tiny_folder, task="rte", method="apl", **changes):
-    recipe = Recipe(1e-3, epochs=changes.pop("epochs", 3), batch_size=32)
-    method = Method(method, bottleneck=4, prefix_length=3, prefix_hidden=8)
-    return Run(task, method, recipe, str(tiny_folder), max_length=24, device="cpu", **changes)
+def record_of(folder):
+    """A run folder's record."""
+    return json.loads((folder / "run.json").read_text())
 
 
 # ---- runs
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_every_task_trains_is_recorded_and_loads_back(tiny_folder, tmp_path, task):
-    run = tiny_run(tiny_folder, task, epochs=1)
-    record = run_experiment(prepare(run), folder := new_folder(run, tmp_path / "runs"))
-    assert json.loads((folder / "run.json").read_text()) == json.loads(json.dumps(record))
-    assert list(record["results"]["test"]) == list(TASKS[task].metrics)
-    assert sorted(path.name for path in folder.iterdir()) == ["metrics.jsonl", "run.json", "trained.safetensors"]
-    loaded_run, results, model, _ = load_run(folder)
-    assert loaded_run == run and results == record["results"] and isinstance(model, BertClassifier)
-    assert set(results["gates"]) == {"adapter", "prefix", "lora_query", "lora_value"}
-
-
-def test_regression_starts_at_the_mean_score(tiny_folder):
-    model, rows = prepare(tiny_run(tiny_folder, "stsb"))[1:]
-    assert model.classifier.bias.item() == pytest.approx(rows["train"].labels.mean().item())
-
-
-def test_two_runs_with_one_seed_give_the_same_bytes(tiny_folder, tmp_path):
-    run = tiny_run(tiny_folder)
-    folders = [new_folder(run, tmp_path / "runs") for _ in range(2)]
-    assert [folder.name for folder in folders] == [run.name, f"{run.name}-2"]
-    records = [run_experiment(prepare(run), folder) for folder in folders]
-    assert (folders[0] / "trained.safetensors").read_bytes() == (folders[1] / "trained.safetensors").read_bytes()
-    assert records[0]["results"]["test"] == records[1]["results"]["test"]
-
-
-@pytest.mark.parametrize("method", ["apl", "diff"])  # diff settles its places in epoch 3: the resumed run must have them from the file
-def test_an_interrupted_run_resumes_to_the_same_result(tiny_folder, tmp_path, method):
-    run = tiny_run(tiny_folder, method=method, epochs=4)
-    whole = run_experiment(prepare(run), first := new_folder(run, tmp_path))
-
-    def interrupt(line):
-        if line.startswith("epoch  3"): raise KeyboardInterrupt
-
-    second = new_folder(run, tmp_path)
-    with pytest.raises(KeyboardInterrupt): run_experiment(prepare(run), second, interrupt, save_seconds=0)
-    assert (second / "trained.safetensors").is_file() and (second / "resume.safetensors").is_file()
-    kept = (second / "run.json").read_bytes()
-    with pytest.raises(InputError, match="expected the base that the run began with"):
-        run_experiment(prepare(tiny_run(tiny_folder, method="side", epochs=4)), second, resume=True)
-    assert (second / "run.json").read_bytes() == kept
-    resumed = run_experiment(prepare(run), second, resume=True)
-    assert resumed["results"]["test"] == whole["results"]["test"]
-    assert load_file(second / "trained.safetensors").keys() == load_file(first / "trained.safetensors").keys()
-    assert (second / "trained.safetensors").read_bytes() == (first / "trained.safetensors").read_bytes()
-    scores = [[json.loads(line)["score"] for line in open(folder / "metrics.jsonl")] for folder in (first, second)]
-    assert scores[0] == scores[1]
-    assert not (second / "resume.safetensors").exists()
-
-
-def test_the_base_is_saved_nowhere(tiny_folder, tmp_path):
-    run = tiny_run(tiny_folder, method="lora", epochs=1)
-    run_experiment(prepare(run), folder := new_folder(run, tmp_path))
-    assert all("lora" in name or name.startswith("classifier.") for name in load_file(folder / "trained.safetensors"))
-
-
-def test_default_learning_rates():
-    assert default_learning_rate(Method("ft")) < default_learning_rate(Method("apl")) == default_learning_rate(Method("lora"))
-
-
-def test_the_best_epoch_is_kept_and_not_the_last(tiny_folder, tmp_path, monkeypatch):
-    """Scores are made up: epoch 2 is best by the paper's metric, epoch 3 by the task's other one."""
-    made_up = iter([{"matthews": 0.1, "accuracy": 0.2}, {"matthews": 0.9, "accuracy": 0.3}, {"matthews": 0.2, "accuracy": 0.8}])
-    real, seen = experiment.score, []
-
-    def score(task, logits, labels):
-        seen.append(logits)
-        return next(made_up, None) or real(task, logits, labels)
-
-    monkeypatch.setattr(experiment, "score", score)
-    run = tiny_run(tiny_folder, "cola", method="lora")
-    record = run_experiment(prepare(run), new_folder(run, tmp_path))
-    assert (record["results"]["best_epoch"], record["results"]["epochs"]) == (2, 3)
-    assert torch.equal(seen[3], seen[1]) and not torch.equal(seen[3], seen[2])  # scored again at the end: the weights of epoch 2
-
-
-def test_a_new_pooler_follows_the_seed(tiny_folder):
-    tensors = load_file(tiny_folder / "model.safetensors")
-    save_file({name: tensor for name, tensor in tensors.items() if "pooler" not in name}, tiny_folder / "model.safetensors")
-    poolers = [prepare(tiny_run(tiny_folder, "rte", "lora")).model.bert.pooler.dense.weight for _ in range(2)]
-    assert torch.equal(*poolers)
-
-
-@pytest.mark.parametrize("method", ["ft", "head", *PARTS, "apl", "houlsby+p+l"])
-def test_every_method_learns_on_the_default_weights(tmp_path, method, shared):
-    """On rows of miniglue, at its default learning rate; then its trained tensors load back to the same test score."""
-    run = Run("sst2", Method(method), Recipe(default_learning_rate(Method(method)), epochs=4), k=32, valid_rows=8, device="cpu")
-    prepared = prepare(run, shared)
-    rows = {**prepared.rows, "test": prepared.rows["validation"]}
-    record = run_experiment(prepared._replace(rows=rows), folder := new_folder(run, tmp_path))
-    losses = [json.loads(line)["loss"] for line in open(folder / "metrics.jsonl")]
-    assert losses[-1] < losses[0], losses
-    logits = predict(load_run(folder)[2], rows["test"])
-    assert experiment.score(run.spec, logits, rows["test"].labels) == record["results"]["test"]
-
-
-# ---- the command line
-
-
 def test_train_then_eval_gives_exactly_the_same_score(go, capsys):
     code, (folder,) = go("--task", "sst2", "--method", "pl", "--k", "60", "--valid-rows", "40", "--epochs", "2")
     out = capsys.readouterr().out
-    assert not code and folder.name == "sst2-pl-k60-seed1"
-    for expected in ("python -m minipelt.glue sst2", "prefix network", "epoch  2", "mean gate", "lora_value", str(folder)): assert expected in out
-    recorded = json.loads((folder / "run.json").read_text())["results"]["test"]["accuracy"]
-    assert not go("--eval", str(folder))[0]
-    assert f"test accuracy   {recorded!r} (recorded: {recorded!r})" in capsys.readouterr().out
+    assert code == 0
+    assert folder.name == "sst2-pl-k60-seed1"
+    for expected in (
+        "python -m minipelt fetch sst2", "prefix network", "epoch  2", "mean gate", "lora_value", f"run folder: {folder}"
+    ):  # fmt: skip
+        assert expected in out
+    recorded = record_of(folder)["results"]["test"]["accuracy"]
+    assert go("--eval", str(folder))[0] == 0
+    out = capsys.readouterr().out
+    assert f"test accuracy   {recorded!r} (recorded: {recorded!r})" in out
+    assert "not scored as recorded" not in out
 
 
-def test_interrupting_keeps_the_best_checkpoint_and_says_how_to_go_on(go, capsys, monkeypatch):
-    real = experiment.save_tensors
+def test_the_same_with_the_library_s_door_and_its_front_door(tiny_folder, tmp_path):
+    """`python train.py` is `python -m minipelt train`."""
+    arguments = ["--task", "sst2", "--model", str(tiny_folder / "none")]
+    errors = []
+    for command in ([TRAIN], ["-m", "minipelt", "train"]):
+        result = subprocess.run(
+            [sys.executable, *command, *arguments], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT
+        )
+        assert result.returncode == 2
+        errors.append(result.stderr)
+    assert errors[0] == errors[1]
+    assert errors[0].startswith("error: ")
 
-    def save_then_interrupt(tensors, path, *rest):
-        real(tensors, path, *rest)
-        raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(experiment, "save_tensors", save_then_interrupt)
-        code, (folder,) = go("--task", "rte", "--method", "lora", "--epochs", "2")
+def test_nogate_reaches_the_model(go):
+    _, (folder,) = go("--task", "rte", "--no-gate", "--k", "10", "--epochs", "1")
+    record = record_of(folder)
+    assert folder.name == "rte-apl-nogate-k10-seed1"
+    assert "gates" not in record["parameters"]
+    assert not record["results"]["gates"]
+
+
+def test_every_option_reaches_its_setting(go):
+    options = {
+        "--method": "p+houlsby+l", "--bottleneck": "3", "--prefix-length": "4", "--rank": "2", "--k": "11",
+        "--valid-rows": "12", "--lr": "0.01", "--batch-size": "5", "--epochs": "1", "--patience": "7", "--seed": "9",
+    }  # fmt: skip
+    _, (folder,) = go("--task", "SST-2", *[word for pair in options.items() for word in pair])
+    run = record_of(folder)["run"]
+    method, recipe = run["method"], run["recipe"]
+    assert (run["task"], run["k"], run["valid_rows"], run["max_length"]) == ("sst2", 11, 12, 24)
+    assert (method["name"], method["bottleneck"], method["prefix_length"], method["rank"]) == (
+        "prefix+lora+houlsby", 3, 4, 2
+    )  # fmt: skip
+    assert [recipe[name] for name in ("learning_rate", "batch_size", "epochs", "patience", "seed")] == [0.01, 5, 1, 7, 9]
+
+
+def test_threads(go):
+    before = torch.get_num_threads()
+    try:
+        _, (folder,) = go("--task", "rte", "--k", "4", "--epochs", "1", "--threads", "2")
+        assert torch.get_num_threads() == 2
+        assert record_of(folder)["threads"] == 2
+        torch.set_num_threads(1)
+        _, folders = go("--task", "rte", "--k", "5", "--epochs", "1")
+        assert record_of(folders[-1])["threads"] == 1  # as it was
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_glue_folder_here_is_used(go, tmp_path):
+    (tmp_path / "glue" / "RTE").mkdir(parents=True)
+    for split in ("train", "dev"):
+        text = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n"
+        (tmp_path / "glue" / "RTE" / f"{split}.tsv").write_text(text)
+    _, (folder,) = go("--task", "rte", "--epochs", "1")
+    assert record_of(folder)["rows"] == {"train": 1, "validation": 1, "test": 1}
+
+
+def test_eval_tells_when_it_scores_other_rows(go, tmp_path, capsys):
+    shutil.copytree(ROOT / "minipelt/miniglue/RTE", tmp_path / "mine/RTE")
+    _, (folder,) = go("--task", "rte", "--method", "lora", "--k", "4", "--epochs", "1")
+    rows = record_of(folder)["rows"]["test"]
+    dev = tmp_path / "mine/RTE/dev.tsv"
+    dev.write_text("\n".join(dev.read_text().splitlines()[:6]) + "\n")
+    capsys.readouterr()
+    assert go("--eval", str(folder), "--glue", "mine")[0] == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line == (
+        f"  not scored as recorded: 5 test rows (recorded: {rows}); rows of {tmp_path / 'mine'} (recorded: miniglue)"
+    )
+
+
+def test_eval_of_a_run_without_results(stopped, go, capsys):
+    capsys.readouterr()
+    assert go("--eval", str(stopped))[0] == 0
+    assert "(nothing recorded: the run was stopped, or comes from elsewhere)" in capsys.readouterr().out
+
+
+# ---- own data
+
+
+def write_rows(path, rows):
+    """Rows of (text, label) as a CSV file."""
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+
+
+def test_own_data_and_its_name(go, tmp_path, capsys):
+    write_rows(tmp_path / "train.csv", [("a good film", "pos"), ("a bad film", "neg"), ("so so", "mixed")] * 3)
+    own = ["--train", "train.csv", "--dev", "train.csv", "--method", "lora", "--epochs", "1"]
+    assert go(*own)[0] == 0
+    out = capsys.readouterr().out
+    assert "3 classes: mixed, neg, pos" in out
+    assert "(no --test: validation and test are both the dev set)" in out
+    _, folders = go(*own, "--name", "reviews")
+    assert [folder.name for folder in folders] == ["reviews-lora-seed1", "train-lora-seed1"]
+    assert record_of(folders[0])["run"]["task"] == "reviews"
+    for name in ("a/b", "", "..", "two\nlines"):
+        assert go(*own, "--name", name)[0] == 2
+        assert "expected a name that a folder can have" in capsys.readouterr().err
+
+
+def test_many_classes_are_not_all_listed(go, tmp_path, capsys):
+    write_rows(tmp_path / "train.csv", [(f"text {i}", f"class{i:02}") for i in range(30)])
+    assert go("--train", "train.csv", "--dev", "train.csv", "--method", "lora", "--epochs", "1")[0] == 0
+    out = capsys.readouterr().out
+    assert "30 classes: class00, class01" in out
+    assert "class09 ... and 20 more" in out
+
+
+# ---- Ctrl-C and --resume
+
+
+def test_interrupting_keeps_the_best_checkpoint_and_says_how_to_go_on(stopped, go, capsys):
     err = capsys.readouterr().err
-    assert code == 130 and f"{folder}/trained.safetensors" in err and f"--resume {folder}" in err
-    assert not go("--resume", str(folder))[0]
-    assert "results" in json.loads((folder / "run.json").read_text())
-    assert go("--resume", str(folder))[0] == 2
-    assert "finished" in capsys.readouterr().err
+    kept = f"interrupted: the best epoch so far is in {stopped}/trained.safetensors"
+    assert err.strip() == f"{kept}; go on with: python train.py --resume {stopped}"
+    assert go("--resume", str(stopped))[0] == 0
+    assert "results" in record_of(stopped)
+    assert not (stopped / "resume.safetensors").exists()
+    capsys.readouterr()
+    assert go("--resume", str(stopped))[0] == 2
+    assert f"this run is finished; --eval {stopped} scores it again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("left", [["run.json"], ["run.json", "metrics.jsonl"]])
+def test_a_run_that_was_killed_in_its_first_epoch_begins_anew(stopped, go, capsys, left):
+    (stopped / "metrics.jsonl").write_text("")
+    for path in stopped.iterdir():
+        if path.name not in left:
+            path.unlink()
+    capsys.readouterr()
+    assert go("--resume", str(stopped))[0] == 0
+    assert f"{stopped}: no epoch was finished; the run begins anew" in capsys.readouterr().out
+    assert record_of(stopped)["results"]["epochs"] == 2
+
+
+@pytest.mark.parametrize("gone", [["resume.safetensors"], ["resume.safetensors", "metrics.jsonl"]])
+def test_a_run_that_cannot_go_on_is_left_as_it_is(stopped, go, capsys, gone):
+    """Its state is gone, or it was imported and never trained here."""
+    for name in gone:
+        (stopped / name).unlink()
+    before = {path.name: path.read_bytes() for path in stopped.iterdir()}
+    capsys.readouterr()
+    assert go("--resume", str(stopped))[0] == 2
+    expected = f"error: {stopped}: no resume.safetensors to go on with; --eval {stopped} scores its best epoch"
+    assert capsys.readouterr().err.strip() == expected
+    assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
+
+
+@pytest.mark.slow
 def test_a_real_ctrl_c(tiny_folder, tmp_path):
-    arguments = ["--task", "sst2", "--method", "lora", "--model", str(tiny_folder), "--device", "cpu", "--epochs", "10000", "--patience", "10000"]
-    process = subprocess.Popen([sys.executable, "-u", str(ROOT / "train.py"), *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a shell's background job is born deaf to it
+    """No -u: what is said comes at once, into a pipe, too."""
+    arguments = ["--task", "sst2", "--method", "lora", "--model", str(tiny_folder), "--device", "cpu"]
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *arguments, "--epochs", "10000", "--patience", "10000"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job is born deaf to it
+    )  # fmt: skip
     try:
         for line in process.stdout:
-            if line.startswith("epoch  2"): break
+            if line.startswith("epoch  2"):
+                break
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130 and "interrupted: the best epoch so far is in runs/sst2-lora-seed1/trained.safetensors" in err
-    assert load_file(tmp_path / "runs/sst2-lora-seed1/trained.safetensors")
+    folder = "runs/sst2-lora-seed1"
+    assert process.returncode == 130
+    assert f"interrupted: the best epoch so far is in {folder}/trained.safetensors" in err
+    assert "Traceback" not in err
+    assert load_file(tmp_path / folder / "trained.safetensors")
+
+
+def test_interrupting_before_training_is_one_line(go, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "load_splits", interrupt)
+    assert go("--task", "rte")[0] == 130
+    assert capsys.readouterr().err.strip() == "interrupted: nothing was trained yet"
+
+
+# ---- what goes wrong
 
 
 @pytest.mark.parametrize("arguments, message", [
     (["--task", "wnli"], "unknown task 'wnli': expected one of cola, sst2"),
     (["--task", "sst2", "--method", "xyz"], "unknown method 'xyz'"),
+    (["--task", "sst2", "--method", "adaptor"], "unknown method 'adaptor' (did you mean adapter?)"),
     (["--task", "sst2", "--glue", "nowhere"], "nowhere/SST-2/train.tsv: no such file"),
-    (["--task", "sst2", "--k", "0"], "k is 0; expected at least 1"),
-    (["--task", "sst2", "--valid-rows", "0"], "valid_rows is 0"),
+    (["--task", "sst2", "--k", "0"], "k is 0; expected"),
+    (["--task", "sst2", "--k", "9", "--valid-rows", "0"], "valid_rows is 0; expected"),
     (["--task", "sst2", "--seed", "99999999999999999999"], "seed is 99999999999999999999"),
-    (["--task", "sst2", "--glue", "tiny-bert/vocab.txt"], "vocab.txt/SST-2/train.tsv: not a directory"),
+    (["--task", "sst2", "--glue", "tiny-bert/vocab.txt"], "vocab.txt/SST-2/train.tsv: no such file"),
     (["--task", "sst2", "--out", "tiny-bert/vocab.txt"], "cannot be made"),
-    (["--task", "sst2", "--device", "hpu"], "unknown device 'hpu'"),
-    (["--eval", "tiny-bert/vocab.txt"], "expected a run folder"),
-    (["--eval", "broken-run"], "broken-run/run.json: not the settings of a run"),
+    (["--task", "sst2", "--out", "x" * 300], "cannot be made"),
+    (["--task", "sst2", "--device", "tpu"], "unknown device 'tpu'; expected auto, cpu, cuda or mps"),
     (["--task", "sst2", "--k", "100000"], "leaves none for validation"),
     (["--task", "sst2", "--lr", "-1"], "learning_rate is -1.0; expected a number above 0"),
+    (["--task", "sst2", "--lr", "nan"], "learning_rate is nan"),
     (["--task", "sst2", "--epochs", "0"], "epochs is 0"),
-    (["--task", "sst2", "--bottleneck", "0"], "bottleneck is 0"),
+    (["--task", "sst2", "--method", "a", "--bottleneck", "0"], "bottleneck is 0"),
+    (["--task", "sst2", "--method", "a", "--bottleneck", "10000000"], "bottleneck is 10000000"),
     (["--task", "sst2", "--max-length", "1000"], "has 128 positions"),
-    (["--eval", "runs/none"], "run.json: no such file; expected a run folder"),
-    (["--resume", "runs/none"], "run.json: no such file; expected a run folder"),
+    (["--train", "rows.csv"], "--train without --dev"),
+    (["--train", "rows.csv", "--dev", "none.csv"], "none.csv: no such file"),
+    (["--train", "none.csv", "--dev", "rows.csv"], "none.csv: no such file"),
+    (["--train", "x" * 300 + ".csv", "--dev", "rows.csv"], "ile name too long"),
+    (["--train", "rows.csv", "--dev", "rows.csv", "--label-column", "stars"], "no column 'stars'; expected it among text"),
+    (["--train", "rows.csv", "--dev", "rows.csv", "--label-column", "text"], "expected a column of its own"),
+    (["--train", "rows.csv", "--dev", "rows.csv", "--regression"], "line 2: 'x'; expected a number"),
+    (["--train", "rows.csv", "--dev", "rows.csv", "--name", "x" * 300], "cannot be made (File name too long)"),
+    (["--eval", "tiny-bert/vocab.txt"], "expected a run folder"),
+    (["--eval", "broken-run"], "broken-run/run.json: not the settings of a run"),
+    (["--eval", "runs/none"], "expected a run folder"),
+    (["--resume", "runs/none"], "expected a run folder"),
 ])
-def test_wrong_input_gets_one_line_and_exit_code_2(go, capsys, arguments, message):
-    Path("broken-run").mkdir()
-    Path("broken-run/run.json").write_text('{"run": {"task": "sst2"}}')
+def test_wrong_input_gets_one_line_and_exit_code_2(go, tmp_path, capsys, arguments, message):
+    (tmp_path / "broken-run").mkdir()
+    (tmp_path / "broken-run/run.json").write_text('{"run": {"task": "sst2"}}')
+    write_rows(tmp_path / "rows.csv", [("a", "x"), ("b", "y")])
+    if "--device" in arguments:
+        arguments = [*arguments]
     assert go(*arguments)[0] == 2
     err = capsys.readouterr().err
-    assert message in err and len(err.strip().split("\n")) == 1
+    assert message in err
+    assert err.startswith("error: ")
+    assert len(err.strip().split("\n")) == 1
+    assert len(err) < 1000
     assert not list(Path("runs").glob("*"))
 
 
-def test_a_wrong_device_is_refused(tiny_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert command.main(["--task", "rte", "--model", str(tiny_folder), "--device", "tpu"]) == 2
-    assert "unknown device 'tpu'; expected auto, cpu, cuda or mps" in capsys.readouterr().err
+def test_a_hyperparameter_without_effect_is_refused(go, capsys):
+    cases = {
+        ("adapter", "--rank", "4"): "--rank has no effect on adapter; it has one on lora",
+        ("apl", "--alpha", "4"): "--alpha has no effect on apl; it has one on lora without a gate",
+        ("lora", "--bottleneck", "48"): "--bottleneck has no effect on lora; it has one on adapter, houlsby, parallel, side",
+        ("ft", "--share", "0.1"): "--share has no effect on ft; it has one on diff",
+        ("lora", "--no-gate"): "--no-gate has no effect on lora; gates stand where two or more of adapter, prefix, lora",
+    }
+    for (method, *option), message in cases.items():
+        assert go("--task", "sst2", "--method", method, *option) == (2, [])
+        assert f"error: {message}" in capsys.readouterr().err
 
 
-def test_no_task_is_a_usage_error(capsys):
-    with pytest.raises(SystemExit) as exit: command.main([])
-    assert exit.value.code == 2 and "--task is needed" in capsys.readouterr().err
+def test_a_method_is_read_whatever_its_case(go):
+    _, (folder,) = go("--task", "rte", "--method", "LoRA", "--k", "4", "--epochs", "1")
+    assert folder.name == "rte-lora-k4-seed1"
 
 
-def test_help_answers_without_torch():
-    program = "import sys, train\ntry: train.main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
-    out = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for expected in ("--no-gate", "(default: 48)", "UniPELT", "what to run", "training"): assert expected in out
+# ---- disks that are full, folders that cannot be written to
 
 
-@pytest.mark.parametrize("task, dev_rows", [("rte", 277), ("mrpc", 408), ("cola", 1043)])
-def test_real_rows_train(glue, tiny_folder, tmp_path, task, dev_rows):
-    run = tiny_run(tiny_folder, task, epochs=1, glue=str(glue), k=20, valid_rows=20)
-    record = run_experiment(prepare(run), new_folder(run, tmp_path))
-    assert record["rows"] == {"train": 20, "validation": 20, "test": dev_rows}
+def test_a_disk_that_fills_up_loses_nothing_and_the_run_goes_on(go, capsys, monkeypatch):
+    real, count = experiment.save_tensors, []
+
+    def save_tensors(tensors, path, *rest):
+        count.append(path)
+        if len(count) == 2:
+            raise OSError(28, "No space left on device", str(path))
+        return real(tensors, path, *rest)
+
+    scores = iter([0.1, 0.2, 0.3])
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "save_tensors", save_tensors)
+        patch.setattr(experiment, "score", lambda task, logits, labels: dict.fromkeys(task.metrics, next(scores)))
+        code, (folder,) = go("--task", "rte", "--method", "lora", "--k", "9", "--valid-rows", "9", "--epochs", "3")
+    assert code == 2
+    err = capsys.readouterr().err
+    assert err.strip() == (
+        f"error: {folder}/trained.safetensors: no space left on device; the best epoch so far is in "
+        f"{folder}/trained.safetensors; when that is mended, go on with: python train.py --resume {folder}"
+    )
+    assert go("--resume", str(folder))[0] == 0
+    assert record_of(folder)["results"]["epochs"] == 3
 
 
-@pytest.mark.parametrize("method", ["ft", "head", *PARTS, "houlsby+p+l"])
-def test_every_method_trains_on_real_rows(glue, tiny_folder, tmp_path, method):
-    run = tiny_run(tiny_folder, "sst2", method, epochs=1, glue=str(glue), k=20, valid_rows=20)
-    assert run_experiment(prepare(run), new_folder(run, tmp_path))["rows"]["test"] == 872
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.slow
+def test_output_that_cannot_be_written(tiny_folder, tmp_path):
+    arguments = ["--task", "rte", "--method", "lora", "--model", str(tiny_folder), "--device", "cpu", "--k", "4"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [sys.executable, TRAIN, *arguments], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True,
+            env=ENVIRONMENT,
+        )  # fmt: skip
+    assert result.returncode
+    assert result.stderr.startswith("error: no space left on device")
+    assert "Traceback" not in result.stderr
 
 
-def test_interrupting_before_training_is_one_line(go, capsys, monkeypatch):
-    def interrupt(*_): raise KeyboardInterrupt
-    monkeypatch.setattr(experiment, "choose_rows", interrupt)
-    assert go("--task", "rte")[0] == 130
-    assert capsys.readouterr().err.strip() == "interrupted: nothing was trained yet"
-
-
-def test_nogate_reaches_the_model(go):
-    _, (folder,) = go("--task", "rte", "--no-gate", "--epochs", "1")
-    record = json.loads((folder / "run.json").read_text())
-    assert folder.name == "rte-apl-nogate-seed1" and "gates" not in record["parameters"] and not record["results"]["gates"]
-
-
-def test_a_glue_folder_here_is_used(go, capsys, tmp_path):
-    (tmp_path / "glue" / "RTE").mkdir(parents=True)
-    for split in ("train", "dev"): (tmp_path / "glue" / "RTE" / f"{split}.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n")
-    _, (folder,) = go("--task", "rte", "--epochs", "1")
-    assert json.loads((folder / "run.json").read_text())["rows"] == {"train": 1, "validation": 1, "test": 1}
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_two_runs_on_cuda_give_the_same_bytes(tiny_folder, tmp_path):
-    from dataclasses import replace
-    run = replace(tiny_run(tiny_folder), device="cuda")
-    folders = [new_folder(run, tmp_path) for _ in range(2)]
-    for folder in folders: run_experiment(prepare(run), folder)
-    assert (folders[0] / "trained.safetensors").read_bytes() == (folders[1] / "trained.safetensors").read_bytes()
+@pytest.mark.slow
+def test_a_reader_that_stops_early(tiny_folder, tmp_path):
+    command = f"{sys.executable} {TRAIN} --task rte --method lora --model {tiny_folder} --device cpu --k 4 | head -1"
+    result = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stderr == ""
