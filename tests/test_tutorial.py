@@ -112,21 +112,25 @@ def quotes_of(path):
     return "\n".join(quote.text for quote in QUOTES if quote.info == f"from={path}")
 
 
-IN_PARTS = {"diff": ("mask", "prune", "settle")}  # only the heart of it
-IN_WORDS = ("ft", "head")
+IN_WORDS = ("ft", "head")  # no module, and nothing to quote
+HEART = {"diff": ("mask", "expected_share", "prune", "settle")}  # of its module only these
+
+
+def to_quote(part, source):
+    """The definitions in a method's file that the lecture has to quote."""
+    nodes = list(ast.walk(ast.parse(source)))
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef)]
+    functions = {node.name: node for node in reversed(nodes) if isinstance(node, ast.FunctionDef)}  # the first wins
+    if part in HEART:
+        return [functions[name] for name in HEART[part]]
+    return classes or [functions["attach"]]  # what only chooses parameters has no class
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part not in IN_WORDS])
 def test_every_method_s_module_is_quoted_whole_and_once(part):
     path = f"minipelt/methods/{part}.py"
     source = (ROOT / path).read_text(encoding="utf-8")
-    nodes = list(ast.walk(ast.parse(source)))
-    wanted = [node for node in nodes if isinstance(node, ast.ClassDef)]
-    if part in IN_PARTS or not wanted:  # what only chooses parameters has no class
-        names = IN_PARTS.get(part, ("attach",))
-        wanted = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name in names]
-    assert wanted
-    for node in wanted:
+    for node in to_quote(part, source):
         text = textwrap.dedent("\n".join(source.splitlines()[node.lineno - 1 : node.end_lineno]))
         assert quotes_of(path).count(text) == 1, f"{path}: {node.name}"
 
@@ -222,11 +226,22 @@ def test_no_line_of_code_or_prose_is_longer_than_120_columns():
 
 USE = """
 import torch
+from minipelt.__main__ import main
 from minipelt.experiment import load_base, load_run
 from minipelt.settings import Method
 from minipelt.unipelt import count_parameters, detach
 
-run, results, model, tokenizer = load_run("runs/sst2-red-seed1")
+options = "--task sst2 --model tiny --k 64 --valid-rows 64 --epochs 2 --device cpu --threads 1"
+for command in (
+    f"train --method red {options}",
+    "train --eval runs/sst2-red-k64-seed1",
+    f"train --method red+l {options}",
+    "describe red --model tiny",
+    "describe red+l --model tiny",
+):
+    assert main(command.split()) == 0, command
+
+run, results, model, tokenizer = load_run("runs/sst2-red-k64-seed1")
 plain, _ = load_base(run.model, torch.device("cpu"))
 ids = torch.tensor([tokenizer.encode("a warm , clever film .").ids])
 print("trained", {part: n for part, n in count_parameters(model).items() if part not in ("base", "head")})
@@ -248,28 +263,17 @@ def test_adding_a_method_takes_the_file_and_the_row_that_the_lecture_shows(tmp_p
     settings.write_text(f"{before}        {row.text}    )\n}}\nLETTERS{after}", encoding="utf-8")
     write_tiny_folder(tmp_path / "tiny")
     environment = {**ENVIRONMENT, "PYTHONPATH": str(tmp_path)}
-
-    def python(*words):
-        command = [sys.executable, *words]
-        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
-
-    options = ["--task", "sst2", "--model", "tiny", "--epochs", "2", "--device", "cpu"]
-    trained = python("-m", "minipelt", "train", "--method", "red", *options)
-    assert "run folder: runs/sst2-red-seed1" in trained
-    score = re.search(r"^accuracy +\S+ +(\S+)$", trained, re.MULTILINE)[1]
-    assert score in python("-m", "minipelt", "train", "--eval", "runs/sst2-red-seed1")
-    assert "gates" in python("-m", "minipelt", "train", "--method", "red+l", *options)
-    described = python("-m", "minipelt", "describe", "red", "--model", "tiny")
-    assert "f = f + (w * f + b)" in described
-    assert "g * (w * f + b)" in python("-m", "minipelt", "describe", "red+l", "--model", "tiny")
-    assert python("-c", USE).splitlines() == [
+    command = [sys.executable, "-c", USE]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    score, recorded = re.search(r"test accuracy +(\S+) \(recorded: (\S+)\)", result.stdout).groups()
+    assert score == recorded
+    for line in (
+        "f = f + (w * f + b)", "f = f + g * (w * f + b)",  # described, alone and under a gate
         "trained {'red': 192}",  # 2 D in each of 3 layers
-        "moved True",
-        "taken out True",
-        "united lora+red True 8",
-    ]
+        "moved True", "taken out True", "united lora+red True 8",
+    ):
+        assert line in result.stdout, line
 
 
 # ---- as a notebook

@@ -178,7 +178,7 @@ def follow(run, resumed):
     with tempfile.TemporaryDirectory() as folder:
         resume = bool(resumed) and (Path(resumed) / RESUME).is_file()
         if resume:  # before the processes meet: the first one removes the file when the run ends
-            for name in (RESUME, TRAINED):
+            for name in ("run.json", RESUME, TRAINED):
                 shutil.copy(Path(resumed) / name, folder)
         distributed.start(run.device)
         try:

@@ -22,7 +22,8 @@ def lora():
     parts.append(text(532 + side / 2, top + side / 2 + 5, "W + s B A", size=16, weight="bold"))
     parts += labels(532 + side / 2, top + side, "(D, D), when folded")
     parts.append(text(20, 24, "A thin product has the shape of W, and at most rank R", "start", weight="bold"))
-    parts.append(text(20, 46, "trained: 2 R D numbers in place of D x D; with D = 384, R = 8 a 24th of them", "start", 13, "soft"))
+    note = "trained: 2 R D numbers in place of D x D; with D = 384, R = 8 a 24th of them"
+    parts.append(text(20, 46, note, "start", 13, "soft"))
     return page(
         "LoRA: a frozen matrix and two thin ones",
         "The square matrix W, D by D, is frozen. Added to it is s times the product of a tall thin matrix B, D by R, "

@@ -24,7 +24,7 @@ COLOURS = {  # class: what it sets, in light mode, in dark mode
 
 
 def text(x, y, string, anchor="middle", size=14, style="ink", weight="normal"):
-    """Text at a point. Subscripts are written as in the lecture, P_K: some renderers print smaller letters over others."""
+    """Text at a point. Subscripts are written as in the lecture (P_K): some renderers print them over others."""
     place = f'x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}"'
     return f'<text {place} class="{style}">{escape(string)}</text>'
 
