@@ -234,12 +234,16 @@ def test_the_readme_s_python_runs(capsys):
 @pytest.mark.slow
 def test_the_tools_python_runs(capsys, tiny_folder, tmp_path, monkeypatch):
     """On tiny runs that have the names of those in the text."""
-    (text,) = blocks(TOOLS, "python")
+    several_runs, gates = blocks(TOOLS, "python")
     monkeypatch.chdir(tmp_path)
     for task, method, name in (("sst2", "apl", "sst2-apl-seed1"), ("cola", "lora", "films-lora-seed1")):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         run = tiny_run(tiny_folder, task, method, epochs=1, k=20, valid_rows=20)
         run_experiment(prepare(run), folder)
-    run_block(text)
+    run_block(several_runs)
     assert re.fullmatch(r"(positive|negative)  \(.*\)\n(un)?acceptable  \(.*\)\n", capsys.readouterr().out)
+    run_block(gates)
+    as_trained, shut = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\{.*'label'.*\} \[[\d., ]+\]", as_trained)
+    assert shut.count("'label'") == 2
