@@ -14,6 +14,9 @@ from minipelt.errors import run_command
 def main(argv: list[str] | None = None, prog: str = "python -m minipelt") -> int:
     """Run a command line, without the program's own name. Returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what the terminal's encoding lacks is shown by its number
+            stream.reconfigure(errors="backslashreplace")
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
         print(overview())

@@ -148,8 +148,6 @@ def predict(args):
     predictor = Predictor(run, model, tokenizer)
     if args.merge and not fold(model):
         raise InputError(f"--merge: nothing of method {run.method.name} folds into the base's weights")
-    if hasattr(sys.stdout, "reconfigure"):  # a character that the terminal does not know is shown by its number
-        sys.stdout.reconfigure(errors="backslashreplace")
 
     if args.glue_test:
         write_submissions(run.spec, predictor.logits, args.glue or "glue", args.out or ".")

@@ -164,3 +164,13 @@ def test_the_package_s_own_settings_give_their_defaults(settings, names):
     parser = argparse.ArgumentParser()
     add_options(parser, settings, names)
     assert vars(parser.parse_args([])) == {name: getattr(settings, name) for name in names}
+
+
+@pytest.mark.slow
+def test_a_character_that_the_terminal_lacks_ends_no_command(tmp_path):
+    """An unknown run whose name is not ASCII, on an ASCII terminal."""
+    environment = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "minipelt", "predict", "runs/caf\u00e9", "--text", "a"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "caf\\xe9" in result.stderr and "Traceback" not in result.stderr
