@@ -18,6 +18,8 @@ from minipelt.loop import predict
 from minipelt.settings import PARTS, Method, Recipe, Run, default_learning_rate
 from minipelt.weights import load
 
+pytestmark = pytest.mark.slow  # whole runs and commands: together they take half a minute
+
 
 def reports_of(folder):
     """The epoch reports in a run folder."""

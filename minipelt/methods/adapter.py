@@ -1,8 +1,6 @@
-"""UniPELT's adapter (Mao et al.
+"""UniPELT's adapter (Mao et al. 2022, section 2): a bottleneck after the feed-forward block, as in Pfeiffer (2021).
 
-2022, section 2; the placement of Pfeiffer et al. 2021): a bottleneck after the feed-forward block.
-
-    f  <-  f + g * W_up relu(W_down x + b_down) + b_up        x = LayerNorm(f + a),   W_down: D -> M,   W_up: M -> D
+    f  <-  f + g * (W_up relu(W_down x + b_down) + b_up)       x = LayerNorm(f + a),  W_down: D -> M,  W_up: M -> D
 
 a is what enters the feed-forward block and f what leaves it, before residual and LayerNorm. M is far below D, so an
 adapter costs 2 M D + D + M parameters. Its residual connection is what makes it safe to insert: while W_up gives

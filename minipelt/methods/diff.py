@@ -1,6 +1,4 @@
-"""Diff pruning (Guo et al.
-
-2021): a sparse difference to the pretrained weights, found by making each entry pay for being there.
+"""Diff pruning (Guo et al. 2021): a sparse difference to the pretrained weights; every entry pays for being there.
 
     W = W_0 + z * delta        z = clip(s (r - l) + l, 0, 1),  s = sigmoid(log u - log(1 - u) + a),  u uniform on (0, 1)
     loss + lambda * mean over all entries of P(z > 0)        P(z > 0) = sigmoid(a - log(-l / r))

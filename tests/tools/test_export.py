@@ -22,6 +22,8 @@ from minipelt.tools.peft import to_peft
 from minipelt.unipelt import slots
 from minipelt.weights import load
 
+pytestmark = pytest.mark.slow  # whole runs and commands: together they take half a minute
+
 GOLDEN = ROOT / "tests" / "golden"
 LORA_A = "base_model.model.bert.encoder.layer.2.attention.self.query.lora_A.weight"
 LORA_B = "base_model.model.bert.encoder.layer.0.attention.self.value.lora_B.weight"

@@ -17,6 +17,8 @@ from minipelt.glue import TASKS, Example, read
 from minipelt.tools import fetch as fetching
 from minipelt.tools.fetch import ARCHIVES, MRPC_FILES, download, fetch, unpack
 
+pytestmark = pytest.mark.slow  # whole runs and commands: together they take half a minute
+
 NOWHERE = "http://127.0.0.1:1/"  # nothing listens there
 SST2 = "/glue/data/SST-2.zip"
 

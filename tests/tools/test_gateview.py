@@ -18,6 +18,8 @@ from minipelt.tools.gateview import as_example, look, outline, prefix_states, su
 from minipelt.unipelt import attach, slots
 from minipelt.weights import load
 
+pytestmark = pytest.mark.slow  # whole runs and commands: together they take half a minute
+
 TEXT = "a fine film, all in all"
 METHODS = [*PARTS, "apl", "apl+prompt", "lora+houlsby+parallel", "pl+side", "ap+bitfit", "al+ia3"]
 

@@ -15,6 +15,8 @@ from minipelt.files import load_json, save_json
 from minipelt.settings import Method, Recipe, Run
 from minipelt.tools import plot
 
+pytestmark = pytest.mark.slow  # whole runs and commands: together they take half a minute
+
 APL = {"adapter": 223776, "prefix": 46080, "prefix network": 2564864, "lora": 73728, "gates": 9240, "head": 770}
 GATES = {
     "prefix": [0.1, 0.2, 0.3],

@@ -19,6 +19,8 @@ from minipelt.settings import Data
 from minipelt.tools.predict import BARS, Predictor, bars_for, draw_gates
 from minipelt.tools.submission import SUBMISSIONS, submission_lines
 
+pytestmark = pytest.mark.slow  # whole runs and commands: together they take half a minute
+
 HEADERS = {".csv": "sentence,label\n", ".tsv": "sentence\tlabel\n"}
 
 

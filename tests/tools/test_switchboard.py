@@ -10,6 +10,8 @@ from minipelt.files import load_json, save_json
 from minipelt.tools.switchboard import SWITCHES, Switchboard
 from minipelt.unipelt import slots
 
+pytestmark = pytest.mark.slow  # whole runs and commands: together they take half a minute
+
 METHODS = {
     "sst2": "apl",
     "rte": "lora",

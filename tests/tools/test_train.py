@@ -17,6 +17,8 @@ from minipelt import experiment
 from minipelt.__main__ import main
 from minipelt.tools import train as tool
 
+pytestmark = pytest.mark.slow  # whole runs and commands: together they take half a minute
+
 TRAIN = str(ROOT / "train.py")
 
 

@@ -9,6 +9,8 @@ from minipelt import experiment
 from minipelt.files import load_json
 from minipelt.settings import PARTS
 
+pytestmark = pytest.mark.slow  # whole runs and commands: together they take half a minute
+
 QUICK = ("--task", "rte", "--method", "lora", "--k", "20", "--valid-rows", "20", "--epochs", "2")
 
 
