@@ -128,11 +128,12 @@ class BertEmbeddings(nn.Module):
 def explicit_attention(query, key, value, mask, dropout_prob=0.0):
     """softmax(Q K^T / sqrt(d)) V, step by step: what `scaled_dot_product_attention` fuses into one kernel.
 
-    query (B, H, T, d); key, value (B, H, S, d); mask (B, 1, 1, S), True where a key may be seen. Returns the result
-    (B, H, T, d) and the attention weights (B, H, T, S), before dropout.
+    query (B, H, T, d); key, value (B, H, S, d); mask (B, 1, 1, S), True where a key may be seen, or numbers to add to
+    the scores. Returns the result (B, H, T, d) and the attention weights (B, H, T, S), before dropout.
     """
-    padding = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, float("-inf"))  # (B, 1, 1, S)
-    scores = query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1) + padding  # (B, H, T, S)
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, float("-inf"))
+    scores = query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1) + mask  # (B, H, T, S)
     weights = scores.softmax(dim=-1)  # (B, H, T, S)
     return dropout(weights, dropout_prob) @ value, weights
 

@@ -290,3 +290,16 @@ def test_half_precision_runs(tiny, batch):
 def test_cuda_agrees_with_cpu(tiny, batch):
     expected = tiny(*batch).pooled
     assert torch.allclose(tiny.cuda()(*(x.cuda() for x in batch)).pooled.cpu(), expected, atol=1e-4)
+
+
+def test_a_mask_of_numbers_is_added_to_the_scores():
+    """log g in the mask multiplies a key's share of the softmax by g, fused or not; -inf hides the key."""
+    q, k, v = (torch.randn(2, 3, 5, 4) for _ in range(3))
+    g = torch.tensor([0.25, 1.0, 0.0, 1.0, 1.0])
+    mask = g.log().expand(2, 1, 1, 5)
+    result, weights = explicit_attention(q, k, v, mask)
+    _, plain = explicit_attention(q, k, v, torch.ones(2, 1, 1, 5, dtype=torch.bool))
+    expected = plain * g / (plain * g).sum(dim=-1, keepdim=True)
+    assert torch.allclose(weights, expected, atol=1e-6)
+    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    assert torch.allclose(result, fused, atol=1e-6)
