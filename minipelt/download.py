@@ -55,12 +55,12 @@ def check(folder, hashes):
 
 
 def fetch_from_hub(name, folder, hashes):
-    """Download a BERT from the Hugging Face Hub (whose client shows the progress), check `hashes`, and place it when
-    whole.
+    """Download a BERT from the Hugging Face Hub, check `hashes`, and place it when whole.
+
+    The Hub's client shows the progress.
     """
-    from huggingface_hub import (
-        snapshot_download,  # imported here: it takes a second, and only a download needs it
-    )
+    # Imported here: it takes a second, and only a download needs it.
+    from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
     with scratch_folder(WEIGHTS) as scratch:

@@ -5,6 +5,7 @@
 """
 
 import copy
+import functools
 import math
 import os
 import platform
@@ -279,6 +280,7 @@ def describe_run(prepared):
     }
 
 
+@functools.cache  # it is of the code that was imported, and a sweep has many runs
 def git_commit():
     """The commit that this package runs from, with + behind it if files were changed since; None without a checkout."""
     root = Path(minipelt.__file__).parents[1]

@@ -17,22 +17,16 @@ HIDE_BARS = True if int(os.environ.get("RANK", 0)) else None
 def step_bar(optimizer, done, total):
     """A bar that moves on with every step of an optimizer. Yields it, for a postfix."""
     with tqdm(total=total, initial=done, unit="step", disable=HIDE_BARS, leave=False) as bar:
-        hook = optimizer.register_step_post_hook(lambda *_: bar.update())
-        try:
+        with optimizer.register_step_post_hook(lambda *_: bar.update()):
             yield bar
-        finally:
-            hook.remove()
 
 
 @contextmanager
 def scoring_bar(model, rows):
     """A bar that moves on with every batch of `rows` that goes through a model."""
     with tqdm(total=len(rows), desc="scoring", unit="row", disable=HIDE_BARS, leave=False) as bar:
-        hook = model.register_forward_hook(lambda model, inputs, logits: bar.update(len(logits)))
-        try:
+        with model.register_forward_hook(lambda model, inputs, logits: bar.update(len(logits))):
             yield
-        finally:
-            hook.remove()
 
 
 class Stopwatch:

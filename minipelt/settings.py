@@ -379,8 +379,9 @@ def default_learning_rate(method: Method) -> float:
 
 
 def method_label(method: Method, learning_rate: float, without: str | None = None) -> str:
-    """A Method in one word: apl, apl-nogate, lora-alpha4; what is not the default is in it, but for the setting
-    `without`.
+    """A Method in one word: apl, apl-nogate, lora-alpha4.
+
+    What is not the default is in it, but for the setting `without`.
     """
     words = [method.name]
     if not method.gate:

@@ -70,10 +70,7 @@ def check_owned(model):
 
 
 def slots(model):
-    """Every slot of a BertClassifier or BertModel, as (place, module, slot):
-
-    ("bert.encoder.layer.0", BertLayer, "adapter").
-    """
+    """Every slot of a BertClassifier or BertModel: ("bert.encoder.layer.0", BertLayer, "adapter") and so on."""
     for place, module in list(model.named_modules()):
         for slot in getattr(module, "slots", ()):
             yield place, module, slot
@@ -144,8 +141,9 @@ def count_parameters(model):
 
 
 def kept_parameters(counts):
-    """How many trained parameters a run keeps, the head's left out, as the paper counts them. counts: as from
-    `count_parameters`.
+    """How many trained parameters a run keeps, the head's left out, as the paper counts them.
+
+    counts: as from `count_parameters`.
     """
     not_kept = [part for part in counts if part in ("base", "head") or part.endswith(" network")]
     return sum(count for part, count in counts.items() if part not in not_kept)

@@ -75,6 +75,16 @@ def disturb(model):
     return model
 
 
+def interrupt_at(epoch):
+    """A `say` for run_experiment that raises KeyboardInterrupt, as Ctrl-C does, when an epoch is reported."""
+
+    def say(line):
+        if line.startswith(f"epoch {epoch:>2}"):
+            raise KeyboardInterrupt
+
+    return say
+
+
 def launch(command, folder):
     """Run a command line in a folder; returns what it printed. Fails if it fails."""
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=ENVIRONMENT)

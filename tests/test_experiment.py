@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import tiny_run
+from helpers import interrupt_at, tiny_run
 from safetensors.torch import load_file, save_file
 
 from minipelt import experiment
@@ -145,13 +145,9 @@ def test_an_interrupted_run_resumes_to_the_same_result(tiny_folder, tmp_path, me
     first = new_folder(run, tmp_path)
     whole = run_experiment(prepare(run), first)
 
-    def interrupt(line):
-        if line.startswith("epoch  3"):
-            raise KeyboardInterrupt
-
     second = new_folder(run, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(prepare(run), second, interrupt, save_seconds=0)
+        run_experiment(prepare(run), second, interrupt_at(3), save_seconds=0)
     assert (second / "trained.safetensors").is_file()
     assert (second / "resume.safetensors").is_file()
     kept = (second / "run.json").read_bytes()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers import tiny_run
+from helpers import interrupt_at, tiny_run
 from safetensors.torch import load_file, save_file
 
 from minipelt import fingerprint
@@ -72,14 +72,10 @@ def test_a_run_refuses_another_base(tiny_folder, tmp_path, change):
 def interrupted(tiny_folder, tmp_path):
     """(a Run, its folder after two of three epochs)."""
 
-    def interrupt(line):
-        if line.startswith("epoch  2"):
-            raise KeyboardInterrupt
-
     run = tiny_run(tiny_folder, "sst2", "lora", k=20, valid_rows=10)
     folder = new_folder(run, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(prepare(run), folder, interrupt, save_seconds=0)
+        run_experiment(prepare(run), folder, interrupt_at(2), save_seconds=0)
     return run, folder
 
 

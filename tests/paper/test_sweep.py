@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ENVIRONMENT, TORCHRUN, launch, write_tiny_folder
+from helpers import ENVIRONMENT, TORCHRUN, interrupt_at, launch, write_tiny_folder
 
 from minipelt import experiment
 from minipelt.__main__ import main
@@ -194,12 +194,8 @@ def leave_a_run(tiny_base):
         folder = out / "runs" / run.name
         folder.mkdir(parents=True)
 
-        def interrupt_after_an_epoch(line):
-            if line.startswith("epoch  1"):
-                raise KeyboardInterrupt
-
         with pytest.raises(KeyboardInterrupt):
-            options = {"say": interrupt_after_an_epoch, "resume": False, "save_seconds": 0}
+            options = {"say": interrupt_at(1), "resume": False, "save_seconds": 0}
             experiment.run_experiment(experiment.prepare(run), folder, **options)
         assert (folder / "resume.safetensors").is_file()
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers import ROOT, TINY, TORCHRUN, launch, tiny_bert, tiny_run, write_tiny_folder
+from helpers import ROOT, TINY, TORCHRUN, interrupt_at, launch, tiny_bert, tiny_run, write_tiny_folder
 from safetensors.torch import load_file
 from torch import distributed
 
@@ -72,13 +72,9 @@ def test_two_processes_go_on_with_an_interrupted_run(quiet_folder, tmp_path):
     first = new_folder(run, tmp_path)
     whole = run_experiment(prepare(run), first)
 
-    def interrupt(line):
-        if line.startswith("epoch  2"):
-            raise KeyboardInterrupt
-
     second = new_folder(run, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        run_experiment(prepare(run), second, interrupt, save_seconds=0)
+        run_experiment(prepare(run), second, interrupt_at(2), save_seconds=0)
     launch([*TORCHRUN, TRAIN, "--resume", str(second)], tmp_path)
     resumed = json.loads((second / "run.json").read_text())
     assert resumed["processes"] == 2

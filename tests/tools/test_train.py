@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ENVIRONMENT, ROOT
+from helpers import ENVIRONMENT, ROOT, interrupt_at
 from safetensors.torch import load_file
 
 from minipelt import experiment
@@ -41,12 +41,8 @@ def go(tiny_folder, tmp_path, monkeypatch):
 def stopped(go, capsys, monkeypatch):
     """The folder of a run that Ctrl-C has stopped after its first epoch, and was told how to go on."""
 
-    def interrupt(line):
-        if line.startswith("epoch  1"):
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(tool, "say", interrupt)
+        patch.setattr(tool, "say", interrupt_at(1))
         code, (folder,) = go("--task", "rte", "--method", "lora", "--k", "20", "--valid-rows", "20", "--epochs", "2")
     assert code == 130
     kept = f"interrupted: the best epoch so far is in {folder}/trained.safetensors"
