@@ -13,8 +13,8 @@ The lecture, in reading order:
     loop.py             the training loop               checkpoint.py   what a run saves
     experiment.py       one run, from settings to record
 
-dropout.py, errors.py, files.py, progress.py and download.py serve these. The machinery behind it, which the lecture
-never imports:
+dropout.py, errors.py, files.py, progress.py, download.py and economy.py (bfloat16 and other ways to save) serve these.
+The machinery behind it, which the lecture never imports:
 
     paper/              the papers' grids: sweeps, tables, reports, timing, results
     tools/              training, prediction, description, plots, own data, export, several runs on one base

@@ -30,6 +30,7 @@ from minipelt.checkpoint import (
     save_training,
     trained_tensors,
 )
+from minipelt.economy import memory_advice, recompute_layers, use_bfloat16
 from minipelt.errors import InputError
 from minipelt.files import alone_in, append_json_lines, load_json, save_json, write_text
 from minipelt.gate import mean_gates, record_gates
@@ -106,6 +107,10 @@ def build(run, device, load=load_base):
     if run.frozen_head:
         model.classifier.weight.requires_grad_(False)
         model.classifier.bias.requires_grad_("bitfit" in run.method.parts)
+    if run.gradient_checkpointing:
+        recompute_layers(model.bert)
+    if run.precision == "bf16":
+        use_bfloat16(model)
     return model, tokenizer
 
 
@@ -158,7 +163,7 @@ def run_experiment(prepared, folder, say=lambda line: None, resume=False, save_s
     `folder`/resume.safetensors, which is written with every best epoch, and when `save_seconds` have passed since the
     last time. wrap(model) gives what trains and predicts in the model's place, such as a DataParallel around it.
     """
-    with alone_in(folder):
+    with alone_in(folder), memory_advice(prepared.run):
         return run_in(Path(folder), prepared, say, resume, save_seconds, wrap)
 
 
@@ -173,6 +178,8 @@ def run_in(folder, prepared, say, resume, save_seconds, wrap):
     say(parameter_table(record["parameters"]))
 
     wrapped = wrap(model)
+    if run.compile:
+        wrapped = torch.compile(wrapped)
     reports = train_and_save(prepared, wrapped, folder, record, say, resume, save_seconds)
     load_trained(model, folder / "trained.safetensors")
     results = test(model, run.spec, rows["test"])
@@ -315,7 +322,7 @@ def check_same(record, folder):
     if prints.get("train") != record["fingerprints"]["train"]:
         raise InputError(f"{folder}: the training rows are not those that the run began with; expected the same files")
     began = load_training_settings(folder / "resume.safetensors") or record["run"]
-    for name in ("task", "method", "recipe", "k", "valid_rows", "max_length", "frozen_head", "zero_start"):
+    for name in ("task", "method", "recipe", "k", "valid_rows", "max_length", "frozen_head", "zero_start", "precision"):
         if began.get(name) != record["run"][name]:
             raise InputError(
                 f"{folder}: {name} is {record['run'][name]}; the run began with {began.get(name)} and cannot go on so"

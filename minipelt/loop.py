@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_, parametrize
 
-from minipelt.batches import collate, evaluation_batches, training_batches
+from minipelt.batches import collate, evaluation_batches, in_batches, training_batches
 from minipelt.unipelt import trained_parameters
 
 
@@ -41,14 +41,15 @@ def train(model, rows, recipe, validate, optimizer, reports=()):
         total_loss = 0.0
         for step, indices in enumerate(training_batches(rows, recipe.batch_size, seed), start=(epoch - 1) * steps):
             set_learning_rate(optimizer, recipe, step, steps * recipe.epochs)
-            inputs, labels = collate(rows, indices, device)  # (B, T) each, (B)
-            extra_loss = model.extra_loss(epoch, recipe) if model.extra_loss else 0.0
-            loss = loss_function(model(*inputs), labels)
-            (loss + extra_loss).backward()
+            for part in in_batches(indices, math.ceil(len(indices) / recipe.accumulate)):  # one, if memory allows
+                inputs, labels = collate(rows, part, device)  # (B, T) each, (B)
+                extra_loss = model.extra_loss(epoch, recipe) if model.extra_loss else 0.0
+                loss = loss_function(model(*inputs), labels)
+                ((loss + extra_loss) * (len(part) / len(indices))).backward()
+                total_loss += loss.item() * len(part)
             clip_grad_norm_(parameters, recipe.clip)
             optimizer.step()
             optimizer.zero_grad()
-            total_loss += loss.item() * len(indices)
         score = validate(model)
         if score > best_score:
             best_score, best_epoch = score, epoch
@@ -58,6 +59,7 @@ def train(model, rows, recipe, validate, optimizer, reports=()):
 
 def loss_function(logits, labels):
     """logits (B, C), labels (B): cross-entropy for class numbers, mean squared error for scores (C = 1)."""
+    logits = logits.float()  # after a pass in bfloat16
     if labels.is_floating_point():
         return F.mse_loss(logits.squeeze(-1), labels)
     return F.cross_entropy(logits, labels)

@@ -109,9 +109,10 @@ def canonical_name(name: str) -> str:
 # ---- the settings
 
 
-def setting(default, help="", symbol="", least=None, most=None):
-    """A field of a settings class that a command line may offer: its default, its help, its letter, and its range."""
-    return field(default=default, metadata={"help": help, "symbol": symbol, "least": least, "most": most})
+def setting(default, help="", symbol="", least=None, most=None, choices=None):
+    """A field of a settings class that a command line may offer: its default, help, letter, and range or choices."""
+    about = {"help": help, "symbol": symbol, "least": least, "most": most, "choices": choices}
+    return field(default=default, metadata=about)
 
 
 WIDEST = 65_536  # no width of a module is larger: it would only fill the memory before it fails
@@ -190,6 +191,7 @@ class Recipe:
     weight_decay: float = 0.01  # on matrices; biases and LayerNorm weights do not decay
     clip: float = 1.0  # largest norm of the gradient of all trained parameters together
     seed: int = setting(1, "fixes the rows, the start and the order", "N", 0, 999_999_999)
+    accumulate: int = setting(1, "take the rows of a step in N parts, one after the other, to save memory", "N", 1)
 
     def __post_init__(self):
         check_settings(self)
@@ -249,6 +251,10 @@ class Run:
     # Departures from this package's protocol. The authors' public code trains some methods on a frozen, random head.
     frozen_head: bool = setting(False, "leave the head as it was drawn; of it, bitfit still trains the bias")
     zero_start: bool = setting(False, "a regression starts at 0, not at the mean score of its training rows")
+    # Less time or memory for the same run (economy.py).
+    precision: str = setting("float32", "of matrix products: float32, or bf16", choices=("float32", "bf16"))
+    compile: bool = setting(False, "let torch.compile fuse the training step's operations")
+    gradient_checkpointing: bool = setting(False, "compute every layer twice, to save memory")
 
     def __post_init__(self):
         check_settings(self)
@@ -287,6 +293,8 @@ class Run:
         """The run in one word: sst2-apl-k500-seed1; settings of the method that are not the default are in it."""
         words = [self.task, method_label(self.method, self.recipe.learning_rate)]
         words.extend(self.variants)
+        if self.precision != "float32":
+            words.append(self.precision)
         if self.k is not None:
             words.append(f"k{self.k}")
         words.append(f"seed{self.recipe.seed}")
@@ -322,6 +330,9 @@ def check_settings(settings) -> None:
         if wrong_type or (kind is tuple and not all(isinstance(item, str) for item in value)):
             expected = getattr(each.type, "__name__", str(each.type))
             raise InputError(f"{each.name} is {short(value)}; expected {expected}")
+        choices = each.metadata.get("choices")
+        if choices and value not in choices:
+            raise InputError(f"{each.name} is {short(value)}; expected {' or '.join(choices)}")
         if isinstance(value, int | float) and not isinstance(value, bool):
             check_range(each, value)
 

@@ -8,6 +8,8 @@ the parsed arguments; and, where need be, `check(parser, args)`, which refuses a
 from argparse import _ActionsContainer
 from dataclasses import fields
 
+from minipelt.settings import Recipe, Run
+
 COMMANDS = ("train", "predict", "describe", "plot", "export", "fetch", "sweep", "report", "timing", "live")
 
 
@@ -24,7 +26,17 @@ def add_options(group: _ActionsContainer, settings: type, names: tuple[str, ...]
         if field.type is bool:
             group.add_argument(flag, action="store_true", help=text)
             continue
+        if field.metadata["choices"]:
+            choices, text = field.metadata["choices"], f"{text} (default: {field.default})"
+            group.add_argument(flag, choices=choices, default=field.default, help=text)
+            continue
         kind = float if field.type is float else int
         if field.default is not None:
             text = f"{text} (default: {field.default:g})"
         group.add_argument(flag, type=kind, default=field.default, metavar=field.metadata["symbol"], help=text)
+
+
+def add_economy_options(group: _ActionsContainer) -> None:
+    """Add what makes a run cheaper (economy.py): all off by default."""
+    add_options(group, Run, ("precision", "compile", "gradient_checkpointing"))
+    add_options(group, Recipe, ("accumulate",))

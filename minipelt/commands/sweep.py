@@ -11,7 +11,7 @@ number of processes. times.jsonl gets the seconds. Running the command again goe
 import argparse
 from dataclasses import fields
 
-from minipelt.commands import add_options
+from minipelt.commands import add_economy_options, add_options
 from minipelt.glue import TASKS
 from minipelt.settings import DEFAULT_MODEL, HYPERPARAMETERS, Method, Recipe, Run
 
@@ -35,6 +35,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     add_options(training, Run, ("valid_rows", "max_length"))
     add_options(training, Recipe, ("batch_size", "epochs", "patience"))
     add_options(training, Run, ("frozen_head", "zero_start"))
+    add_economy_options(parser.add_argument_group("less time or memory"))
     add_work_options(parser.add_argument_group("the work"))
     return parser
 

@@ -8,7 +8,7 @@
 
 import argparse
 
-from minipelt.commands import add_options
+from minipelt.commands import add_economy_options, add_options
 from minipelt.glue import TASKS
 from minipelt.settings import DEFAULT_MODEL, HYPERPARAMETERS, LETTERS, PARTS, Data, Method, Recipe, Run
 
@@ -60,6 +60,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     )
     training.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: as torch chooses)")
     training.add_argument("--out", metavar="FOLDER", help=f"where the run's folder is made (default: {DEFAULT_OUT})")
+    add_economy_options(parser.add_argument_group("less time or memory"))
 
     names = vars(parser.parse_args([]))
     parser.set_defaults(**dict.fromkeys(names))  # None, so that `check` and the work know what was given

@@ -27,11 +27,12 @@ def grid(args: Namespace) -> list[Run]:
     runs = []
     for seed, k, task, method in itertools.product(range(1, args.seeds + 1), sizes, tasks, methods):
         for rate in args.lr or [default_learning_rate(method)]:
-            recipe = Recipe(rate, args.batch_size, args.epochs, args.patience, seed=seed)
+            recipe = Recipe(rate, args.batch_size, args.epochs, args.patience, seed=seed, accumulate=args.accumulate)
             runs.append(Run(
                 task.name, method, recipe, model=args.model or DEFAULT_MODEL, glue=glue, k=k,
                 valid_rows=args.valid_rows, max_length=args.max_length, device=args.device,
-                frozen_head=args.frozen_head, zero_start=args.zero_start,
+                frozen_head=args.frozen_head, zero_start=args.zero_start, precision=args.precision,
+                compile=args.compile, gradient_checkpointing=args.gradient_checkpointing,
             ))
     return list(dict.fromkeys(runs))  # each once, whatever was said twice
 

@@ -140,12 +140,13 @@ def introduction(results: Results) -> list[str]:
     """What was run, and how to read it; the first failures, if there are any."""
     seeds = sorted({seed for scores in results.scores.values() for seed in scores})
     p = results.protocol
+    precision = "" if p["precision"] == "float32" else f", matrix products in {p['precision']}"
     paragraphs = [
         "# Report",
         f"{len(results.records)} runs on {p['model']} and {p['data']}, seeds {', '.join(map(str, seeds))}. "
         f"At most {p['epochs']} epochs, patience {p['patience']}, "
         f"{p['valid_rows']} validation rows where K is a number, batches of {p['batch_size']}, "
-        f"at most {p['max_length']} tokens. Scores are percent "
+        f"at most {p['max_length']} tokens{precision}. Scores are percent "
         "on the official dev set; small numbers are standard deviations over seeds (n - 1). "
         "Best bold, second underlined. The paper's numbers "
         "are for BERT-base, five seeds, 50 epochs and 1,000 validation rows.",

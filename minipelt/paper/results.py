@@ -13,13 +13,13 @@ from minipelt.files import read_bytes, read_lines, write_text
 from minipelt.settings import Run
 
 # Alike in all runs of a task.
-PROTOCOL = ("data", "model", "valid_rows", "max_length", "epochs", "patience", "batch_size")
+PROTOCOL = ("data", "model", "valid_rows", "max_length", "epochs", "patience", "batch_size", "precision")
 
 
 def settings(run: Run) -> Run:
     """What makes a run this run: all its settings but where the official files lie and what it computes on."""
     sample_rows = run.glue == "miniglue"
-    return replace(run, glue="miniglue" if sample_rows else "", device="")
+    return replace(run, glue="miniglue" if sample_rows else "", device="", compile=False, gradient_checkpointing=False)
 
 
 def run_of(record: dict, path: Path) -> Run:

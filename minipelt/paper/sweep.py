@@ -11,7 +11,7 @@ import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from minipelt import experiment
 from minipelt.batches import collate, encode
 from minipelt.bert import BertModel
+from minipelt.economy import what_the_machine_has
 from minipelt.errors import InputError
 from minipelt.files import alone_in, make_folder
 from minipelt.glue import Example
@@ -40,6 +41,8 @@ def sweep(args: Namespace) -> int:
     torch.set_num_threads(args.threads)
     workers.choose_gpu()
     runs = grid(args)
+    checked = what_the_machine_has(runs[0], experiment.choose_device(args.device), tqdm.write)
+    runs = [replace(run, precision=checked.precision, compile=checked.compile) for run in runs]
     path = Path(args.out) / "results.jsonl"
     check_protocol(runs, path)
     shared = Shared()

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from minipelt.batches import encode
 from minipelt.commands.train import DEFAULT_METHOD, DEFAULT_OUT
+from minipelt.economy import what_the_machine_has
 from minipelt.errors import InputError, complain, describe_os_error
-from minipelt.experiment import load_run, new_folder, prepare, run_experiment, test
+from minipelt.experiment import choose_device, load_run, new_folder, prepare, run_experiment, test
 from minipelt.files import load_json
 from minipelt.glue import find_data, get_task
 from minipelt.settings import (
@@ -35,6 +36,7 @@ from minipelt.unipelt import kept_parameters
 
 RESUME = "resume.safetensors"
 TRAINED = "trained.safetensors"
+ECONOMY = ("precision", "compile", "gradient_checkpointing")
 
 
 def train(args):
@@ -47,6 +49,7 @@ def train(args):
     if number:
         sys.stdout = open(os.devnull, "w")
     run = to_resume(args) if args.resume else settings(args)
+    run = what_the_machine_has(run, choose_device(run.device), print)
     if number:
         return follow(run, args.resume)
     distributed.start(run.device)
@@ -68,8 +71,8 @@ def settings(args) -> Run:
     method = Method(args.method or DEFAULT_METHOD, not args.no_gate, **given(args, HYPERPARAMETERS))
     check_effect(args, method)
     rate = default_learning_rate(method) if args.lr is None else args.lr
-    recipe = Recipe(rate, **given(args, ("batch_size", "epochs", "patience", "seed")))
-    options = given(args, ("k", "valid_rows", "max_length", "device", "frozen_head", "zero_start"))
+    recipe = Recipe(rate, **given(args, ("batch_size", "accumulate", "epochs", "patience", "seed")))
+    options = given(args, ("k", "valid_rows", "max_length", "device", "frozen_head", "zero_start", *ECONOMY))
     options["model"] = full_path(args.model or DEFAULT_MODEL)
     if args.train:
         name = Path(args.train).stem if args.name is None else args.name

@@ -1,0 +1,76 @@
+"""The same run in less time or memory: bfloat16, compiled kernels, layers that are computed twice. All are off by
+default, so that nothing here stands between a reader and the numbers.
+
+    run = what_the_machine_has(run, device, print)      takes out, with a sentence, what this machine cannot do
+"""
+
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from minipelt.errors import InputError
+
+
+def use_bfloat16(model):
+    """Let a model multiply its matrices in bfloat16: half the bytes, 8 bits of precision. Weights stay float32.
+
+    torch.autocast chooses the operations; softmax, LayerNorm and losses stay in float32.
+    """
+    device = next(model.parameters()).device
+    model.forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
+
+
+def recompute_layers(bert):
+    """Let every layer keep its input alone, and compute the rest again on the way back: gradient checkpointing.
+
+    The gradients are the same, dropout's noise included; a training step costs another forward pass.
+    """
+    for layer in bert.encoder.layer:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def what_the_machine_has(run, device, say):
+    """A Run -> the same without bfloat16 or compilation where the device lacks them; say(line) tells the user."""
+    if run.precision == "bf16" and not has_bfloat16(device):
+        say(f"{device.type} has no bfloat16 arithmetic here; the run goes on in float32")
+        run = replace(run, precision="float32")
+    if run.compile and not can_compile(device):
+        say(f"torch.compile finds no compiler for {device.type} here; the run goes on without it")
+        run = replace(run, compile=False)
+    return run
+
+
+def has_bfloat16(device):
+    """Whether a torch.device multiplies in bfloat16. Others would imitate it, more slowly than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def can_compile(device):
+    """Whether torch.compile works on a torch.device: it compiles a small product, which takes some seconds."""
+    x = torch.ones(8, device=device)
+    try:
+        torch.compile(lambda x: 2 * x + 1)(x)
+    except Exception:  # torch raises a kind of its own for every compiler that may be missing
+        return False
+    return True
+
+
+@contextmanager
+def memory_advice(run):
+    """While open, torch's lack of memory becomes an InputError of one line that says what to try."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        rows, parts = run.recipe.batch_size, run.recipe.accumulate
+        raise InputError(
+            f"out of memory with {rows} rows a step in parts of {-(-rows // parts)}; expected smaller ones: "
+            f"--batch-size {max(1, rows // 2)}, or --accumulate {2 * parts} or --gradient-checkpointing, "
+            "which leave the result as it is"
+        ) from None
