@@ -1,0 +1,257 @@
+"""Why is a union behind its part? One change to `apl` at a time, scored on validation rows alone.
+
+    python variants.py --glue glue                 every variant on SST-2 and STS-B, seeds 1 to 5; goes on where it was
+    python variants.py --table                     results.jsonl -> README.md's table
+
+Not part of the package: what is tried here and does not help never enters it. A variant is a function that changes a
+model which `attach` has made, before it trains.
+"""
+
+import argparse
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from minipelt.errors import InputError
+from minipelt.experiment import git_commit, prepare, score
+from minipelt.gate import Gate, mean_gates, record_gates
+from minipelt.loop import make_optimizer, predict, train
+from minipelt.methods.lora import LoRA
+from minipelt.methods.prefix import Prefix
+from minipelt.paper.tables import paired_t_test
+from minipelt.settings import Method, Recipe, Run, default_learning_rate
+
+HERE = Path(__file__).parent
+PROTOCOL = {"k": 100, "valid_rows": 300, "precision": "bf16"}
+EPOCHS, PATIENCE = 20, 10
+
+
+# ---- the variants
+
+
+class ClosingPrefix(Prefix):
+    """A prefix whose gate weighs its part of the attention: log g is added to its scores. g = 0 is plain BERT."""
+
+    def forward(self, h, k, v, mask, prefix):
+        """As Prefix.forward; the mask comes back as numbers to add to the scores, (B, P + T)."""
+        log_g = self.gate(h, mask).squeeze(-1).log()  # (B, 1)
+        B, P = len(h), prefix.shape[1]
+        prefix = prefix[:, None].expand(-1, B, -1, -1)  # (2, B, P, D)
+        k = torch.cat([prefix[0], k], dim=1)  # (B, P + T, D)
+        v = torch.cat([prefix[1], v], dim=1)  # (B, P + T, D)
+        seen = torch.zeros_like(mask, dtype=log_g.dtype).masked_fill(~mask, -math.inf)  # (B, T)
+        return k, v, torch.cat([log_g.expand(-1, P), seen], dim=1)  # (B, P + T)
+
+
+class Times(nn.Module):
+    """A gate times a number."""
+
+    def __init__(self, gate, factor):
+        super().__init__()
+        self.inside, self.factor = gate, factor
+
+    def forward(self, x, mask):
+        """As Gate.forward."""
+        return self.factor * self.inside(x, mask)
+
+
+class Constant(Gate):
+    """A gate that reads nothing: one trained number."""
+
+    def __init__(self):
+        super().__init__(1)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, x, mask):
+        """As Gate.forward."""
+        return super().forward(torch.ones_like(x[:, :, :1]), mask)
+
+
+class Fast(nn.Linear):
+    """A Linear whose result counts ten times, from a tenth of the weights: Adam moves it ten times as fast."""
+
+    def __init__(self, linear):
+        super().__init__(linear.in_features, linear.out_features)
+        with torch.no_grad():
+            self.weight.copy_(linear.weight / 10)
+            self.bias.copy_(linear.bias / 10)
+
+    def forward(self, x):
+        """As Linear.forward."""
+        return 10 * super().forward(x)
+
+
+def closing_prefix(model, start=0.5):
+    """The prefix's gates close, and start at a value."""
+    for layer in model.bert.encoder.layer:
+        attention = layer.attention.self
+        gate = attention.prefix.gate
+        nn.init.constant_(gate.linear.bias, math.log(start / (1 - start)))
+        attention.prefix = ClosingPrefix(gate)
+
+
+def shut_prefix(model):
+    """The prefix's gates close, and start nearly shut."""
+    closing_prefix(model, start=0.02)
+
+
+def plain_prefix(model):
+    """The prefix's values start at zero."""
+    table = model.bert.prefix
+    N, _, _, D = table.shape
+    last = table.network[-1]
+    with torch.no_grad():
+        last.weight.view(N, 2, D, -1)[:, 1] = 0
+        last.bias.view(N, 2, D)[:, 1] = 0
+
+
+def keep_alpha(model):
+    """LoRA's scale is g alpha / R under its gate, not g."""
+    for module in model.modules():
+        if isinstance(module, LoRA):
+            module.gate = Times(module.gate, module.scale)
+
+
+def constant_gates(model):
+    """Every gate is one number, the same for all sentences."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Gate):
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, Constant())
+
+
+def fast_gates(model):
+    """Gates learn ten times as fast as the rest."""
+    for module in model.modules():
+        if isinstance(module, Gate):
+            module.linear = Fast(module.linear)
+
+
+def several(*changes):
+    """One variant of several changes."""
+
+    def change(model):
+        for each in changes:
+            each(model)
+
+    return change
+
+
+def nothing(model):
+    """The method as it is."""
+
+
+VARIANTS = {
+    "lora": ("lora", nothing),
+    "al": ("al", nothing),
+    "apl": ("apl", nothing),
+    "closing prefix, from 0.5": ("apl", closing_prefix),
+    "closing prefix, from 0.02": ("apl", shut_prefix),
+    "prefix values from zero": ("apl", plain_prefix),
+    "gate times alpha / R": ("apl", keep_alpha),
+    "constant gates": ("apl", constant_gates),
+    "fast gates": ("apl", fast_gates),
+    "closing prefix from 0.02, alpha / R": ("apl", several(shut_prefix, keep_alpha)),
+    "al, alpha / R": ("al", keep_alpha),
+}
+
+
+# ---- running them
+
+
+def do_run(task, name, seed, glue):
+    """One run -> its line for results.jsonl."""
+    method_name, change = VARIANTS[name]
+    method = Method(method_name)
+    recipe = Recipe(default_learning_rate(method), epochs=EPOCHS, patience=PATIENCE, seed=seed)
+    run = Run(task, method, recipe, glue=glue, **PROTOCOL)
+    _, model, rows = prepare(run)
+    torch.manual_seed(seed)
+    change(model)
+    metric = run.spec.metrics[0]
+
+    def validate(model):
+        return score(run.spec, predict(model, rows["validation"]), rows["validation"].labels)[metric]
+
+    best, gates = None, {}
+    for report in train(model, rows["train"], recipe, validate, make_optimizer(model, recipe)):
+        if report["best_epoch"] == report["epoch"]:
+            best = report
+            with record_gates(model) as recorded:
+                predict(model, rows["validation"])
+            gates = mean_gates(recorded) if all(recorded.values()) else {}
+    return {
+        "variant": name, "task": task, "seed": seed, "metric": metric, "validation": best["score"],
+        "best_epoch": best["epoch"], "epochs": report["epoch"], "gates": gates, "run": asdict(run),
+        "commit": git_commit(),
+    }
+
+
+def run_all(args, path):
+    """Every run that is not in the file yet, seed by seed."""
+    done = {(line["variant"], line["task"], line["seed"]) for line in read(path)}
+    for seed in range(1, args.seeds + 1):
+        for task in args.tasks:
+            for name in args.variants:
+                if (name, task, seed) in done:
+                    continue
+                line = do_run(task, name, seed, args.glue)
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(f"{task} seed {seed} {name:<40}{100 * line['validation']:6.2f}", flush=True)
+
+
+def read(path):
+    """The lines of a results.jsonl."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def table(path):
+    """A row a variant: mean and deviation of the best validation scores, and the paired difference to `apl`."""
+    scores = {}
+    for line in read(path):
+        scores.setdefault((line["variant"], line["task"]), {})[line["seed"]] = 100 * line["validation"]
+    tasks = list(dict.fromkeys(task for _, task in scores))
+    print("| variant | " + " | ".join(f"{task} | minus `apl` | p" for task in tasks) + " |")
+    print("| --- " + "| --- | --- | --- " * len(tasks) + "|")
+    for name in VARIANTS:
+        cells = [name]
+        for task in tasks:
+            each = scores.get((name, task), {})
+            if not each:
+                cells += ["", "", ""]
+                continue
+            values = torch.tensor(list(each.values()), dtype=torch.float64)
+            difference, p, _ = paired_t_test(each, scores.get(("apl", task), {}))
+            cells += [f"{values.mean():.1f} ± {values.std():.1f}", f"{difference:+.1f}", f"{p:.2f}"]
+        print("| " + " | ".join(cells) + " |")
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--glue", default="glue", help="where the official TSVs are")
+    parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
+    parser.add_argument("--tasks", nargs="+", default=["sst2", "stsb"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--table", action="store_true", help="print the table, and train nothing")
+    args = parser.parse_args()
+    if args.table:
+        table(args.out)
+        return
+    torch.set_num_threads(1)
+    try:
+        run_all(args, args.out)
+    except InputError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
