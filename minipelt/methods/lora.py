@@ -38,7 +38,7 @@ class LoRA(nn.Module):
     def forward(self, h, mask):
         """h (B, T, D), mask (B, T) -> what to add to q or v, (B, T, D)."""
         s = self.scale if self.gate is None else self.gate(h, mask)  # a number, or (B, 1, 1)
-        return s * self.B(self.A(h))  # (B, T, R) -> (B, T, D)
+        return self.B(s * self.A(h))  # (B, T, R) -> (B, T, D); scaled where it is narrow
 
 
 def attach_layer(layer, method, gate):
