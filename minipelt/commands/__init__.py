@@ -10,7 +10,7 @@ from dataclasses import fields
 
 from minipelt.settings import Recipe, Run
 
-COMMANDS = ("train", "predict", "describe", "plot", "export", "fetch", "sweep", "report", "timing", "live")
+COMMANDS = ("train", "predict", "describe", "plot", "export", "fetch", "sweep", "report", "gates", "timing", "live")
 
 
 def add_options(group: _ActionsContainer, settings: type, names: tuple[str, ...]) -> None:

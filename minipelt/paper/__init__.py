@@ -7,6 +7,7 @@
     tables.py    results -> means, upper bounds, gates against none, paired tests
     report.py    tables -> Markdown and CSV        charts.py    tables -> figures, with matplotlib
     timing.py    the time of training and of inference, for Table 4
+    gatestudy.py trained runs with constants in the place of their gates; gatetables.py, gatechart.py show what it gives
     figures/     the tutorial's figures, and the script that draws them
     results/     all runs measured so far with their reports; README.md says what they show
 """
