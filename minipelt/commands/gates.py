@@ -1,7 +1,7 @@
 """Do gates depend on the input? Their spread, and the scores of trained runs with constants in their place.
 
     python -m minipelt sweep --tasks sst2 stsb --methods apl --k 500 --seeds 3 --keep-runs --out results/kept
-    python -m minipelt gates results/kept/runs/* --out results/gates      asks every run again: gates.jsonl, a line a run
+    python -m minipelt gates results/kept/runs/* --out results/gates      asks every run again, a line each
     python -m minipelt gates --out results/gates                          only writes gates.md and gates.svg again
 
 For every finished run with gates, on its whole test rows: how far each gate spreads over layers and over sentences;
@@ -24,7 +24,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         "runs", nargs="*", metavar="RUN",
         help="run folders that train.py or sweep --keep-runs left (default: none; the tables are made of gates.jsonl)",
     )
-    parser.add_argument("--glue", metavar="FOLDER", help="where the official TSVs are (default: as the run was trained)")
+    parser.add_argument("--glue", metavar="FOLDER", help="where the TSVs are (default: as the run was trained)")
     parser.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or mps (default: as the run was trained)")
     parser.add_argument(
         "--out", default="results/gates", metavar="FOLDER", help="where the results are gathered (default: %(default)s)"
