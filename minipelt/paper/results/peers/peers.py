@@ -1,0 +1,187 @@
+"""minipelt beside the libraries that people use, on the same rows: fine-tuning, LoRA, adapter and UniPELT.
+
+    pip install transformers==4.57.6 peft==0.21.2 adapters==1.3.0      beside minipelt; it needs none of them itself
+    python minipelt/paper/results/peers/peers.py --glue glue           48 runs, a line each in peers.jsonl
+    python minipelt/paper/results/peers/peers.py --table               peers.md, from the lines alone
+
+The same base, all-MiniLM-L6-v2; the same rows, tokens, batches and order; the same start of the head (of a regression
+at the mean score of its training rows). Both sides go through minipelt's own loop: AdamW at minipelt's default rate of
+the method, ft 1e-4 and all else 1e-3, no decay on vectors, warm-up, clipping, at most 10 epochs, and the best of them
+on 300 validation rows, which is then scored by minipelt's metrics on the whole dev set. Only the model differs, and its
+noise: every library draws its own start and its own dropout. foreign.py says what each model is; before a method's
+first run on a task, minipelt's numbers are put into the library's model and must give its logits to 1e-5.
+
+What is on record is not done again, so the command can be stopped and repeated.
+"""
+
+import argparse
+import sys
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+
+import torch
+
+from minipelt.errors import run_command
+from minipelt.experiment import choose_device, git_commit, prepare, score
+from minipelt.files import write_text
+from minipelt.loop import make_optimizer, predict, train
+from minipelt.paper.report import markdown, number
+from minipelt.paper.results import append, mend, read_results, settings
+from minipelt.paper.sweep import Shared
+from minipelt.paper.tables import mean_and_deviation, paired_t_test
+from minipelt.progress import step_bar
+from minipelt.settings import Method, Recipe, Run, default_learning_rate
+from minipelt.unipelt import trained_parameters
+from minipelt.weights import find
+
+METHODS = ("ft", "lora", "adapter", "apl")
+TASKS = ("sst2", "stsb")
+SIDES = ("minipelt", "library")
+HERE = Path(__file__).resolve().parent
+
+
+# ---- one run
+
+
+def run_of(task: str, method: str, seed: int, args) -> Run:
+    """The settings of a run, the same for both sides."""
+    method = Method(method)
+    recipe = Recipe(default_learning_rate(method), epochs=args.epochs, seed=seed)
+    return Run(task, method, recipe, glue=args.glue, k=args.k, valid_rows=args.valid_rows, device="cpu")
+
+
+def do_run(run: Run, side: str, shared: Shared) -> dict:
+    """Train and test one model. Returns its results."""
+    _, model, rows = prepare(run, shared.load, shared.read)
+    if side == "library":
+        model = foreign().build(model, find(run.model), run.method.name, run.recipe.seed)
+    metric = run.spec.metrics[0]
+    trained = trained_parameters(model)
+
+    def scores(split):
+        return score(run.spec, predict(model, rows[split]), rows[split].labels)
+
+    optimizer = make_optimizer(model, run.recipe)
+    steps = run.recipe.epochs * -(-len(rows["train"]) // run.recipe.batch_size)
+    with step_bar(optimizer, 0, steps):
+        for report in train(model, rows["train"], run.recipe, lambda _: scores("validation")[metric], optimizer):
+            if report["best_epoch"] == report["epoch"]:
+                best = {name: parameter.detach().clone() for name, parameter in trained.items()}
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(best[name])
+    return {
+        "validation": scores("validation"), "test": scores("test"),
+        "best_epoch": report["best_epoch"], "epochs": report["epoch"],
+        "trained": sum(parameter.numel() for parameter in trained.values()),
+    }
+
+
+def foreign():
+    """foreign.py, imported when a library is needed: the table needs none."""
+    import foreign
+
+    return foreign
+
+
+def check(run: Run, shared: Shared) -> float:
+    """Largest distance of logits where minipelt's trained numbers stand in the library's model."""
+    _, model, rows = prepare(run, shared.load, shared.read)
+    peer = foreign().build(model, find(run.model), run.method.name, run.recipe.seed)
+    return foreign().check(model, peer, run.method.name, rows["test"])
+
+
+# ---- many runs
+
+
+def do_runs(args) -> None:
+    """Do what is not on record, seed by seed."""
+    torch.set_num_threads(1)
+    mend(args.out)
+    done = {(line["run"]["task"], line["run"]["method"]["name"], line["run"]["recipe"]["seed"], line["side"])
+            for line in read_results(args.out)}
+    shared = Shared()
+    choose_device("cpu")
+    checked = {}
+    for seed, task, method, side in product(args.seeds, args.tasks, args.methods, SIDES):
+        if (task, method, seed, side) in done:
+            continue
+        run = run_of(task, method, seed, args)
+        if (task, method) not in checked:
+            checked[task, method] = check(run, shared)
+            print(f"{task} {method}: logits agree to {checked[task, method]:.1e}", flush=True)
+        library = foreign().LIBRARIES[method]
+        line = {"run": asdict(settings(run)), "side": side, "agreement": checked[task, method]}
+        line |= {"results": do_run(run, side, shared), "commit": git_commit()}
+        names = (torch, library) if side == "library" else (torch,)
+        line["versions"] = {each.__name__: each.__version__ for each in names}
+        append(args.out, line)
+        test = line["results"]["test"][run.spec.metrics[0]]
+        print(f"{run.name} {side}: {100 * test:.2f}, epoch {line['results']['best_epoch']}", flush=True)
+
+
+# ---- the table
+
+
+def table(lines: list[dict]) -> str:
+    """Mean and deviation over seeds of both sides, and their difference with a paired t-test."""
+    found = {}
+    for line in lines:
+        run = Run.from_dict(line["run"], "peers.jsonl")
+        value = 100 * line["results"]["test"][run.spec.metrics[0]]
+        cell = found.setdefault((run.task, run.method.name), {side: {} for side in (*SIDES, "library's name")})
+        cell[line["side"]][run.recipe.seed] = value
+        if line["side"] == "library":
+            cell["library's name"] = " ".join(list(line["versions"].items())[-1])
+    rows = []
+    for task, method in product(TASKS, METHODS):
+        cell = found.get((task, method))
+        if cell is None or not all(cell[side] for side in SIDES):
+            continue
+        difference, p, seeds = paired_t_test(cell["minipelt"], cell["library"])
+        texts = []
+        for side in SIDES:
+            mean, deviation = mean_and_deviation(cell[side])
+            texts.append(f"{mean:.2f}<sub>{number(deviation)}</sub>")
+        shown = f"{difference:+.2f}"
+        rows.append([task, f"`{method}`", texts[0], cell["library's name"], texts[1], shown, number(p), str(seeds)])
+    return markdown(["task", "method", "minipelt", "library", "its score", "difference", "p", "seeds"], rows)
+
+
+def write_table(args) -> None:
+    """peers.md beside the lines."""
+    lines = read_results(args.out)
+    text = (
+        "# minipelt beside its peers\n\n"
+        f"{len(lines)} runs; scores in percent on the whole dev set, small their standard deviations over seeds "
+        "(n - 1); differences are minipelt's score minus the library's, with the two-sided p of a paired t-test, "
+        "nothing corrected for the number of tests. What is equal on both sides, and what is not: "
+        "[peers.py](peers.py) and [foreign.py](foreign.py).\n\n"
+        f"{table(lines)}\n"
+    )
+    write_text(args.out.with_suffix(".md"), text)
+    print(text)
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N")
+    parser.add_argument("--glue", default="glue", metavar="FOLDER", help="where the official TSVs are")
+    parser.add_argument("--k", type=int, default=500, metavar="K", help="training rows")
+    parser.add_argument("--epochs", type=int, default=10, metavar="N")
+    parser.add_argument("--valid-rows", type=int, default=300, metavar="N")
+    parser.add_argument("--out", type=Path, default=HERE / "peers.jsonl", metavar="FILE", help="a line a run")
+    parser.add_argument("--table", action="store_true", help="only write the table of what is on record")
+    args = parser.parse_args()
+    if not args.table:
+        do_runs(args)
+    write_table(args)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, "interrupted: the same command goes on where it was"))
