@@ -116,13 +116,13 @@ def count_changes(task: Task, logits: torch.Tensor, others: torch.Tensor) -> flo
 # ---- many runs
 
 
-def with_gates(folders: list[str], done: set[Run]) -> Iterator[str]:
+def with_gates(folders: list[str], done: set[Run], changes: dict) -> Iterator[str]:
     """Those of the folders that are to be measured: finished runs on GLUE with gates that are not in `done` yet.
 
     Each is added there. For what is no such run, there is a line. Raises InputError for a folder that has no run.
     """
     for folder in folders:
-        run = Run.load(folder)
+        run = Run.load(folder, **changes)
         if "results" not in load_json(Path(folder) / "run.json"):
             complain(f"passed over: {folder}: not finished")
         elif run.data:
@@ -135,9 +135,9 @@ def with_gates(folders: list[str], done: set[Run]) -> Iterator[str]:
 
 
 def measure_all(folders: list[str], path: Path, changes: dict) -> None:
-    """Add a line to gates.jsonl for every run that has none."""
+    """Add a line to gates.jsonl for every run that has none. `changes` replace the runs' settings: glue, device."""
     done = {settings(run_of(record, path)) for record in read_results(path)}
-    todo = list(with_gates(folders, done))
+    todo = list(with_gates(folders, done, changes))
     with tqdm(todo, unit="run", disable=HIDE_BARS) as bar:
         for folder in bar:
             line = measure(folder, **changes)

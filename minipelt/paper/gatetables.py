@@ -13,6 +13,7 @@ and then the mean over what was held.
 
 import math
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from minipelt.errors import InputError
 from minipelt.glue import TASKS
 from minipelt.paper import numbers
 from minipelt.paper.report import markdown, number
-from minipelt.paper.results import run_of
+from minipelt.paper.results import protocol, run_of
 from minipelt.paper.tables import label, order_of
 
 SPREADS = ("over layers", "over sentences", "over seeds", "over tasks")
@@ -66,6 +67,7 @@ def gather(lines: list[dict], place: Path) -> list[Study]:
             raise InputError(f"{place}: line {line_number}: not a line that `python -m minipelt gates` wrote")
         run = run_of(line, place)
         method = label(line["run"])
+        line |= {"run": asdict(run)}  # settings that are newer than the file get their defaults
         by_seed = found[run.k, method][run.task]
         if run.recipe.seed in by_seed:
             raise InputError(f"{place}: line {line_number}: a second {run.name}; expected one protocol in a folder")
@@ -221,10 +223,11 @@ def report(studies: list[Study]) -> str:
     lines = [line for study in studies for line in study.all_lines()]
     seeds = sorted({line["run"]["recipe"]["seed"] for line in lines})
     models = sorted({Path(line["run"]["model"]).name for line in lines})
+    data = sorted({protocol(line["run"])["data"] for line in lines})
     paragraphs = [
         "# Gates",
-        f"{len(lines)} runs on {', '.join(models)}, seeds {', '.join(map(str, seeds))}; all test rows of each task. "
-        "Small numbers are standard deviations over seeds (n - 1).",
+        f"{len(lines)} runs on {', '.join(models)} and {', '.join(data)}, seeds {', '.join(map(str, seeds))}; "
+        "all test rows of each task. Small numbers are standard deviations over seeds (n - 1).",
         "![How far gates spread, by submodule: over layers, sentences, seeds and tasks](gates.svg)",
     ]
     for study in studies:

@@ -224,6 +224,18 @@ def test_what_is_no_finished_run_with_gates_is_passed_over(two_runs, tiny_folder
     assert len(read_results(tmp_path / "out/gates.jsonl")) == 1
 
 
+def test_the_files_may_have_moved(two_runs, tmp_path):
+    """--glue says where they are now, and the run is known again."""
+    record = json.loads((Path(two_runs[0]) / "run.json").read_text())
+    record["run"]["glue"] = str(tmp_path / "gone")
+    save_json(record, Path(two_runs[0]) / "run.json")
+    command = ["gates", two_runs[0], "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    for _ in range(2):
+        assert main([*command, "--glue", "miniglue"]) == 0
+    assert len(read_results(tmp_path / "out/gates.jsonl")) == 1
+
+
 def test_nothing_to_show(tmp_path, capsys):
     assert main(["gates", "--out", str(tmp_path)]) == 2
     assert "gates.jsonl: no runs; expected the folders of finished runs with gates" in capsys.readouterr().err

@@ -127,7 +127,7 @@ def test_lines_of_another_kind_are_refused(missing):
 
 def test_the_page():
     text = report(gather(two_tasks(), Path("gates.jsonl")))
-    assert text.startswith("# Gates\n\n4 runs on all-MiniLM-L6-v2, seeds 1, 2;")
+    assert text.startswith("# Gates\n\n4 runs on all-MiniLM-L6-v2 and GLUE, seeds 1, 2;")
     for row in (
         "| gates of | mean gate | over layers | over sentences | over seeds | over tasks |",
         "| prefix | 0.500 | 0.141 | 0.030 | 0.071 | 0.283 |",
@@ -142,6 +142,13 @@ def test_the_page():
         "| stsb | by 0.250 | by 0.000 |",
     ):
         assert f"\n{row}\n" in text, row
+
+
+def test_lines_from_before_a_setting_was_there():
+    lines = two_tasks()
+    for each in lines:
+        del each["run"]["frozen_head"], each["run"]["valid_rows"]
+    assert report(gather(lines, Path("gates.jsonl"))) == report(gather(two_tasks(), Path("gates.jsonl")))
 
 
 def test_one_run_has_no_spread_over_seeds_or_tasks():

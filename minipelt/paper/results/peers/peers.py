@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 
 from minipelt.errors import run_command
-from minipelt.experiment import choose_device, git_commit, prepare, score
-from minipelt.files import write_text
+from minipelt.experiment import git_commit, prepare, score
+from minipelt.files import alone_in, make_folder, write_text
 from minipelt.loop import make_optimizer, predict, train
 from minipelt.paper.report import markdown, number
 from minipelt.paper.results import append, mend, read_results, settings
@@ -98,11 +98,9 @@ def check(run: Run, shared: Shared) -> float:
 def do_runs(args) -> None:
     """Do what is not on record, seed by seed."""
     torch.set_num_threads(1)
-    mend(args.out)
     done = {(line["run"]["task"], line["run"]["method"]["name"], line["run"]["recipe"]["seed"], line["side"])
             for line in read_results(args.out)}
     shared = Shared()
-    choose_device("cpu")
     checked = {}
     for seed, task, method, side in product(args.seeds, args.tasks, args.methods, SIDES):
         if (task, method, seed, side) in done:
@@ -178,7 +176,10 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="only write the table of what is on record")
     args = parser.parse_args()
     if not args.table:
-        do_runs(args)
+        make_folder(args.out.parent)
+        with alone_in(args.out.parent):
+            mend(args.out)
+            do_runs(args)
     write_table(args)
     return 0
 
