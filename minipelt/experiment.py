@@ -274,7 +274,11 @@ def describe_run(prepared):
         "run": asdict(run),
         "rows": {name: len(split) for name, split in rows.items()},
         "parameters": count_parameters(model),
-        "fingerprints": {"base": model.bert.fingerprint, "train": fingerprint.of_rows(rows["train"])},
+        "fingerprints": {
+            "base": model.bert.fingerprint,
+            "train": fingerprint.of_rows(rows["train"]),
+            "test": fingerprint.of_rows(rows["test"]),
+        },
         "device": model.classifier.weight.device.type,
         "threads": torch.get_num_threads(),
         "processes": distributed.get_world_size() if distributed.is_initialized() else 1,  # that share this run

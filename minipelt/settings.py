@@ -15,7 +15,7 @@ from pathlib import Path
 
 from minipelt.errors import InputError
 from minipelt.files import load_json
-from minipelt.glue import Task, get_task
+from minipelt.glue import MINIGLUE, TASKS, Task, get_task
 
 DEFAULT_MODEL = "all-MiniLM-L6-v2"
 
@@ -291,7 +291,7 @@ class Run:
     @property
     def name(self) -> str:
         """The run in one word: sst2-apl-k500-seed1; settings of the method that are not the default are in it."""
-        words = [self.task, method_label(self.method, self.recipe.learning_rate)]
+        words = [self.subject, method_label(self.method, self.recipe.learning_rate)]
         words.extend(self.variants)
         if self.precision != "float32":
             words.append(self.precision)
@@ -299,6 +299,27 @@ class Run:
             words.append(f"k{self.k}")
         words.append(f"seed{self.recipe.seed}")
         return "-".join(words).replace("_", "")
+
+    @property
+    def subject(self) -> str:
+        """What the run is on, in one word: sst2, sst2-sample (the sample rows), sst2-bert-base-uncased (another base).
+
+        Scores of different subjects do not compare. Own files have a name of their own; one of GLUE's gets `-own`.
+        """
+        words = [self.task]
+        if self.sample_rows:
+            words.append("sample")
+        if self.data and self.task in TASKS:
+            words.append("own")
+        base = Path(self.model).name
+        if base != DEFAULT_MODEL:
+            words.append(base)
+        return "-".join(words)
+
+    @property
+    def sample_rows(self) -> bool:
+        """Whether its rows are minipelt's hand-written ones, which say nothing about GLUE."""
+        return self.data is None and self.glue == "miniglue"
 
     @property
     def variants(self) -> list[str]:
@@ -374,10 +395,14 @@ def short(value, length: int = 60) -> str:
 
 
 def full_path(name: str) -> str:
-    """A folder as a full path, so that the run can be scored from anywhere; any other name as it is."""
-    if name != "miniglue" and Path(name).is_dir():
-        return str(Path(name).resolve())
-    return name
+    """A folder as a full path, so that the run can be scored from anywhere; any other name as it is.
+
+    The folder of the sample rows is `miniglue`, however it is written.
+    """
+    if name == "miniglue" or not Path(name).is_dir():
+        return name
+    folder = Path(name).resolve()
+    return "miniglue" if folder == MINIGLUE.resolve() else str(folder)
 
 
 def default_learning_rate(method: Method) -> float:

@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from minipelt.bert import BertConfig, BertModel
-from minipelt.glue import get_task
-from minipelt.settings import Method, Recipe, Run, default_learning_rate
+from minipelt.settings import DEFAULT_MODEL, Method, Recipe, Run, default_learning_rate
 from minipelt.unipelt import trained_parameters
 
 ROOT = Path(__file__).parents[1]
@@ -92,10 +91,11 @@ def launch(command, folder):
     return result.stdout
 
 
-def sweep_record(task, method, seed, score, k=100, **settings):
+def sweep_record(task, method, seed, score, k=100, glue="glue", model=DEFAULT_MODEL, data=None, **settings):
     """A made-up line of a sweep's results.jsonl. score: of the task's metric, up to 1; settings: fields of Method."""
     method = Method(method, **settings)
-    run = Run(task, method, Recipe(default_learning_rate(method), seed=seed), k=k)
-    results = {"test": {get_task(task).metrics[0]: score}, "gates": {"adapter": [0.2, 0.6]} if method.gated else {}}
+    recipe = Recipe(default_learning_rate(method), seed=seed)
+    run = Run(task, method, recipe, k=k, glue="" if data else glue, model=model, data=data)
+    results = {"test": {run.spec.metrics[0]: score}, "gates": {"adapter": [0.2, 0.6]} if method.gated else {}}
     line = {"run": asdict(run), "parameters": {"lora": 7, "head": 2, "base": 100}, "results": results}
     return json.loads(json.dumps(line))

@@ -22,7 +22,7 @@ DOCUMENTS = (
     "weights/README.md",
 )
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-PLACEHOLDERS = {"TASK": "sst2", "METHOD": "apl", "NAME": "reviews", "RATE": "1e-3", "RUN": "runs/sst2-apl-seed1"}
+PLACEHOLDERS = {"TASK": "sst2", "METHOD": "apl", "NAME": "reviews", "RATE": "1e-3", "RUN": "runs/sst2-sample-apl-seed1"}
 LONGEST = 150  # lines of the README
 WIDEST = 120  # columns of prose
 
@@ -236,7 +236,7 @@ def test_the_tools_python_runs(capsys, tiny_folder, tmp_path, monkeypatch):
     """On tiny runs that have the names of those in the text."""
     several_runs, gates = blocks(TOOLS, "python")
     monkeypatch.chdir(tmp_path)
-    for task, method, name in (("sst2", "apl", "sst2-apl-seed1"), ("cola", "lora", "films-lora-seed1")):
+    for task, method, name in (("sst2", "apl", "sst2-sample-apl-seed1"), ("cola", "lora", "films-lora-seed1")):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         run = tiny_run(tiny_folder, task, method, epochs=1, k=20, valid_rows=20)

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from minipelt.errors import InputError
+from minipelt.glue import MINIGLUE
 from minipelt.settings import (
     HYPERPARAMETERS,
     PARTS,
@@ -67,9 +68,23 @@ def test_labels_name_what_is_not_the_default():
 
 
 def test_a_run_s_name_tells_the_settings_that_matter():
-    run = Run("sst2", Method("apl", bottleneck=96), Recipe(1e-3, seed=3), k=500)
+    run = Run("sst2", Method("apl", bottleneck=96), Recipe(1e-3, seed=3), glue="glue", k=500)
     assert run.name == "sst2-apl-bottleneck96-k500-seed3"
     assert replace(run, k=None).name == "sst2-apl-bottleneck96-seed3"
+
+
+def test_a_run_s_name_tells_sample_rows_other_bases_and_own_files():
+    run = Run("sst2", Method("lora"), Recipe(1e-3), glue="glue")
+    own = Data("sst2.csv", "dev.csv", labels=("no", "yes"))
+    for change, name in (
+        ({"glue": "miniglue"}, "sst2-sample-lora-seed1"),
+        ({"model": "/home/me/weights/all-MiniLM-L6-v2"}, "sst2-lora-seed1"),
+        ({"model": "google-bert/bert-base-uncased"}, "sst2-bert-base-uncased-lora-seed1"),
+        ({"model": "tiny/", "glue": "miniglue"}, "sst2-sample-tiny-lora-seed1"),
+        ({"task": "mine", "data": own, "glue": ""}, "mine-lora-seed1"),
+        ({"data": own, "glue": ""}, "sst2-own-lora-seed1"),  # else it would pass for GLUE's
+    ):
+        assert replace(run, **change).name == name
 
 
 # ---- the table of methods
@@ -296,3 +311,7 @@ def test_folders_become_full_paths_and_names_stay(tmp_path, monkeypatch):
     assert full_path("mine") == str((tmp_path / "mine").resolve())
     assert full_path("miniglue") == "miniglue"
     assert full_path("bert-base-uncased") == "bert-base-uncased"
+
+
+def test_the_sample_rows_have_one_name():
+    assert full_path(str(MINIGLUE)) == "miniglue"

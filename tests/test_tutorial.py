@@ -234,14 +234,14 @@ from minipelt.unipelt import count_parameters, detach
 options = "--task sst2 --model tiny --k 64 --valid-rows 64 --epochs 2 --device cpu --threads 1"
 for command in (
     f"train --method red {options}",
-    "train --eval runs/sst2-red-k64-seed1",
+    "train --eval runs/sst2-sample-tiny-red-k64-seed1",
     f"train --method red+l {options}",
     "describe red --model tiny",
     "describe red+l --model tiny",
 ):
     assert main(command.split()) == 0, command
 
-run, results, model, tokenizer = load_run("runs/sst2-red-k64-seed1")
+run, results, model, tokenizer = load_run("runs/sst2-sample-tiny-red-k64-seed1")
 plain, _ = load_base(run.model, torch.device("cpu"))
 ids = torch.tensor([tokenizer.encode("a warm , clever film .").ids])
 print("trained", {part: n for part, n in count_parameters(model).items() if part not in ("base", "head")})

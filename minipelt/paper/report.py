@@ -14,9 +14,9 @@ from pathlib import Path
 from minipelt.errors import InputError
 from minipelt.files import load_json, write_text
 from minipelt.glue import TASKS
-from minipelt.paper import charts, numbers
-from minipelt.paper.results import read_results
-from minipelt.paper.tables import SETTINGS, Results, find_reference, label, make_tables
+from minipelt.paper import charts
+from minipelt.paper.results import kind_of_rows, read_results
+from minipelt.paper.tables import SETTINGS, Results, find_reference, label, make_tables, run_on_record
 
 # ---- Markdown
 
@@ -37,7 +37,8 @@ def number(value, digits: int = 2) -> str:
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    safe = [[cell.replace("|", "\\|") for cell in cells] for cells in lines]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in safe)
 
 
 def ranked(cells: list[tuple]) -> list[str]:
@@ -66,29 +67,32 @@ def score_table(results: Results, k: int | None, rows: list[dict]) -> str:
                 found.append((None, ""))
         return ranked(found)
 
-    columns = [column(task) for task in (*results.tasks, "avg")]
+    columns = [column(task) for task in results.columns]
     lines = []
     for place, method in enumerate(methods):
         lines.append([f"`{method}`", number(results.parameters[method]), *(texts[place] for texts in columns)])
     for method in methods:
-        theirs = [numbers.score(k, method, task) for task in results.tasks]
-        theirs.append(numbers.average(k, method, results.tasks))
+        theirs = [results.paper(k, method, task) for task in results.columns]
         if any(value is not None for value in theirs):
             lines.append([f"*paper: {method}*", "", *map(number, theirs)])
-    header = [f"{task}<br>{TASKS[task].metrics[0]}" for task in results.tasks]
-    return markdown(["method", "parameters", *header, "average"], lines)
+    titles = ["average" if task == "avg" else f"{task}<br>{results.metric(task)}" for task in results.columns]
+    return markdown(["method", "parameters", *titles], lines)
 
 
-def difference_table(rows: list[dict], tasks: list[str], title: str) -> str:
-    """A row a (K, method), a column a task: the difference, with its p. title: of the column with the methods."""
+def difference_table(rows: list[dict], columns: list[str], title: str) -> str:
+    """A row a (K, method), a column a task: the difference, with its p. title: of the column with the methods.
+
+    columns: tasks, and `avg` behind them where they have an average.
+    """
     lines = defaultdict(dict)
     for row in rows:
         p = "&lt;0.01" if row["p"] < 0.005 else number(row["p"])
         lines[row["k"], row["method"]][row["task"]] = f"{row['difference']:+.2f}<sub>{p}</sub>"
     texts = []
     for (k, method), cells in lines.items():
-        texts.append([str(k), f"`{method}`", *(cells.get(task, "") for task in (*tasks, "avg"))])
-    return markdown(["K", title, *tasks, "average"], texts)
+        texts.append([str(k), f"`{method}`", *(cells.get(task, "") for task in columns)])
+    titles = ["average" if task == "avg" else task for task in columns]
+    return markdown(["K", title, *titles], texts)
 
 
 def gates_markdown(rows: list[dict]) -> str:
@@ -141,20 +145,43 @@ def introduction(results: Results) -> list[str]:
     seeds = sorted({seed for scores in results.scores.values() for seed in scores})
     p = results.protocol
     precision = "" if p["precision"] == "float32" else f", matrix products in {p['precision']}"
-    paragraphs = [
-        "# Report",
-        f"{len(results.records)} runs on {p['model']} and {p['data']}, seeds {', '.join(map(str, seeds))}. "
-        f"At most {p['epochs']} epochs, patience {p['patience']}, "
-        f"{p['valid_rows']} validation rows where K is a number, batches of {p['batch_size']}, "
-        f"at most {p['max_length']} tokens{precision}. Scores are percent "
-        "on the official dev set; small numbers are standard deviations over seeds (n - 1). "
-        "Best bold, second underlined. The paper's numbers "
-        "are for BERT-base, five seeds, 50 epochs and 1,000 validation rows.",
-    ]
+    validation = f"{p['valid_rows']} validation rows where K is a number"
+    if all(run.data for run in results.runs.values()):
+        validation = "the dev file picks the best epoch"
+    theirs = "The paper's numbers are for BERT-base, five seeds, 50 epochs and 1,000 validation rows."
+    text = (
+        f"{count(len(results.records), 'run')} on {p['model']} and {p['data']}, seeds {', '.join(map(str, seeds))}. "
+        f"At most {p['epochs']} epochs, patience {p['patience']}, {validation}, batches of {p['batch_size']}, "
+        f"at most {p['max_length']} tokens{precision}. Scores are percent on {test_rows(results)}; "
+        "small numbers are standard deviations over seeds (n - 1). Best bold, second underlined."
+    )
+    paragraphs = ["# Report", f"{text} {theirs}" if results.in_paper() else text]
     if results.failed:
-        failures = [f"{line['run']['task']} {label(line['run'])}: {line['error']}" for line in results.failed[:10]]
-        paragraphs.append(f"{len(results.failed)} runs failed: {'; '.join(failures)}")
+        failures = []
+        for line in results.failed[:10]:
+            failures.append(f"{run_on_record(line['run']).subject} {label(line['run'])}: {line['error']}")
+        paragraphs.append(f"{count(len(results.failed), 'run')} failed: {'; '.join(failures)}")
     return paragraphs
+
+
+TEST_ROWS = {
+    "GLUE": "the official dev set",
+    "the sample rows": "the sample rows' own dev set, which says nothing about GLUE",
+    "own files": "the own test file, or the dev file where there is none",
+}
+
+
+def test_rows(results: Results) -> str:
+    """What the scores are on, for each kind of rows."""
+    kinds = dict.fromkeys(kind_of_rows(results.runs[task]) for task in results.tasks)
+    if len(kinds) == 1:
+        return TEST_ROWS[next(iter(kinds))]
+    return ", and ".join(f"({kind}) {TEST_ROWS[kind]}" for kind in kinds)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 run`, `1,234 runs`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def scores_section(results: Results, tables: dict) -> list[str]:
@@ -162,9 +189,12 @@ def scores_section(results: Results, tables: dict) -> list[str]:
     paragraphs = []
     for k in results.sizes:
         paragraphs += [f"## Table 1: K = {k or 'all rows'}", score_table(results, k, tables["table1"])]
-    if len(results.tasks) < len(TASKS):
+    if "avg" not in results.columns:
+        paragraphs.append("No average: these tasks differ in their base or in their kind of rows.")
+    elif len(results.tasks) < len(TASKS):
         tasks = "one task" if len(results.tasks) == 1 else f"{len(results.tasks)} tasks"
-        paragraphs.append(f"The average, the paper's too, is over the {tasks} of this report.")
+        whose = "The average, the paper's too, is" if results.in_paper() else "The average is"
+        paragraphs.append(f"{whose} over the {tasks} of this report.")
     return paragraphs
 
 
@@ -176,7 +206,7 @@ def comparisons_section(results: Results, tables: dict, reference: str | None) -
         f"## `{reference}` minus each other method",
         "Difference in points; below it the two-sided p of a paired t-test over the seeds. "
         "Nothing is corrected for the number of comparisons: with this many, one in twenty falls under 0.05 by chance.",
-        difference_table(tables["comparisons"], results.tasks, f"`{reference}` minus"),
+        difference_table(tables["comparisons"], results.columns, f"`{reference}` minus"),
     ]
 
 
@@ -198,7 +228,7 @@ def gates_section(results: Results, tables: dict) -> list[str]:
     return [
         "## Table 3: with gates minus without",
         "Difference in points; below it the p of a paired t-test over the seeds.",
-        difference_table(tables["table3"], results.tasks, "method"),
+        difference_table(tables["table3"], results.columns, "method"),
     ]
 
 
@@ -208,8 +238,9 @@ def timing_section(timing: dict | None, tables: dict) -> list[str]:
         return []
     return [
         "## Table 4: parameters and time",
-        f"Percent of fine-tuning, measured side by side in one process on {timing['device']} with {timing['threads']} "
-        f"threads: medians of {timing['repeats']} turns after a warm-up; {timing['model']}, "
+        f"Percent of fine-tuning, measured side by side in one process on {timing['device']} with "
+        f"{count(timing['threads'], 'thread')}: medians of {count(timing['repeats'], 'turn')} after a warm-up; "
+        f"{timing['model']}, "
         f"batches of {timing['batch_size']} rows of {timing['task']}.",
         plain_table(tables["table4"]),
     ]
@@ -235,7 +266,7 @@ def tradeoff_section(results: Results, tables: dict) -> list[str]:
     if compared:
         paragraphs += [
             "Each method minus fine-tuning, in points; below it the p of a paired t-test over the seeds.",
-            difference_table(compared, results.tasks, "method"),
+            difference_table(compared, results.columns, "method"),
         ]
     return paragraphs
 

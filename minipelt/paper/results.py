@@ -13,13 +13,13 @@ from minipelt.files import read_bytes, read_lines, write_text
 from minipelt.settings import Run
 
 # Alike in all runs of a task.
-PROTOCOL = ("data", "model", "valid_rows", "max_length", "epochs", "patience", "batch_size", "precision")
+PROTOCOL = ("data", "files", "model", "valid_rows", "max_length", "epochs", "patience", "batch_size", "precision")
 
 
 def settings(run: Run) -> Run:
     """What makes a run this run: all its settings but where the official files lie and what it computes on."""
-    sample_rows = run.glue == "miniglue"
-    return replace(run, glue="miniglue" if sample_rows else "", device="", compile=False, gradient_checkpointing=False)
+    glue = "miniglue" if run.sample_rows else ""
+    return replace(run, glue=glue, device="", compile=False, gradient_checkpointing=False)
 
 
 def run_of(record: dict, path: Path) -> Run:
@@ -27,11 +27,27 @@ def run_of(record: dict, path: Path) -> Run:
     return Run.from_dict(record["run"], path)
 
 
-def protocol(run: dict) -> dict:
-    """{name: value} of the settings that all runs of a task in one results folder have alike; `run` as on record."""
-    data = "the sample rows" if run["glue"] == "miniglue" else "GLUE"
-    values = run | run["recipe"] | {"data": data}
+def protocol(run: Run) -> dict:
+    """{name: value} of the settings that all runs of a task in one results folder have alike."""
+    values = asdict(run) | asdict(run.recipe) | {"data": kind_of_rows(run), "files": own_files(run)}
     return {name: values[name] for name in PROTOCOL}
+
+
+def kind_of_rows(run: Run) -> str:
+    """What the rows of a run are, for people."""
+    if run.data:
+        return "own files"
+    return "the sample rows" if run.sample_rows else "GLUE"
+
+
+def own_files(run: Run) -> str:
+    """The user's own files and how they are read, for people; nothing for GLUE's."""
+    if not run.data:
+        return ""
+    words = {name: value for name, value in asdict(run.data).items() if value}
+    if run.data.labels:
+        words["labels"] = len(run.data.labels)
+    return ", ".join(f"{name} {value}" for name, value in words.items())
 
 
 def check_protocol(runs: list[Run], path: Path) -> None:
@@ -43,9 +59,9 @@ def check_protocol(runs: list[Run], path: Path) -> None:
     for record in read_results(path):
         if "results" in record:
             run = run_of(record, path)
-            on_record[run.task] = protocol(asdict(run))
+            on_record[run.task] = protocol(run)
     for run in runs:
-        ours = protocol(asdict(run))
+        ours = protocol(run)
         for name, value in on_record.get(run.task, ours).items():
             if value != ours[name]:
                 raise InputError(

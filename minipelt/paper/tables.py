@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from minipelt.errors import InputError
-from minipelt.glue import TASKS
 from minipelt.paper import numbers
-from minipelt.paper.results import PROTOCOL, protocol, run_of
+from minipelt.paper.results import PROTOCOL, kind_of_rows, protocol, run_of
 from minipelt.settings import HYPERPARAMETERS, Method, Run, method_label
 from minipelt.unipelt import kept_parameters
 
@@ -34,9 +33,13 @@ class Results:
     gates       {(K, method, task, submodule): [the mean of each layer, a list a seed]}
     parameters  {method: trained parameters that a run keeps, without the head}
     heads       {method: {task: parameters of the head}}
+    runs        {task: a Run of it}
     protocol    {setting: its value, for people}, of the settings that all runs of a task have alike
-    sizes, tasks: every K, smallest first, and every task, in the paper's order
+    sizes, tasks: every K, smallest first, and every task, in the paper's order, own data behind
+    columns     the tasks, and `avg` where they have a mean: all on one kind of rows and one base
     records, failed: the lines of runs that ended well, and of those that failed
+
+    A task is called what Run.subject calls it: `sst2`, `sst2-sample` for the sample rows, `sst2-bert-base-uncased`.
 
     Raises InputError if no run ended well, or if runs of one task differ in the protocol.
     """
@@ -54,17 +57,21 @@ class Results:
         self.gates = defaultdict(list)
         self.parameters = {}
         self.heads = defaultdict(dict)
+        self.runs = {}
         for record in self.records:
             self.add(record)
         self.protocol = {name: self.protocol_of(name, place) for name in PROTOCOL}
         self.sizes = sorted({k for k, _, _ in self.scores}, key=lambda k: k or math.inf)
-        measured = {task for _, _, task in self.scores}
-        self.tasks = [task for task in numbers.COLUMNS if task in measured]
+        self.tasks = sorted(self.runs, key=self.order_of_task)
+        alike = len({company(run) for run in self.runs.values()}) == 1
+        self.columns = [*self.tasks, "avg"] if alike else self.tasks
 
     def add(self, record: dict) -> None:
         """Sort a record into scores, gates and parameters."""
         run, counts = record["run"], record["parameters"]
-        k, method, task = run["k"], label(run), run["task"]
+        settings = run_on_record(run)
+        k, method, task = run["k"], label(run), settings.subject
+        self.runs.setdefault(task, settings)
         self.scores[k, method, task][run["recipe"]["seed"]] = score(record)
         self.parameters[method] = kept_parameters(counts)
         self.heads[method][task] = counts["head"]
@@ -75,7 +82,7 @@ class Results:
         """A setting that the runs of a task have alike, for people: `20`, or `20 (mrpc, rte: 5)` where tasks differ."""
         found = defaultdict(set)
         for record in self.records:
-            found[record["run"]["task"]].add(protocol(record["run"])[name])
+            found[record["run"]["task"]].add(protocol(run_on_record(record["run"]))[name])
         tasks = defaultdict(list)  # {value as text: the tasks that have it}
         for task, values in found.items():
             if len(values) > 1:
@@ -89,6 +96,27 @@ class Results:
         exceptions = [f"{', '.join(tasks[value])}: {value}" for value in others]
         return f"{usual} ({'; '.join(exceptions)})"
 
+    def order_of_task(self, task: str) -> tuple:
+        """A key that sorts tasks: GLUE's as the paper's tables have them, then own data by name."""
+        run = self.runs[task]
+        return (len(numbers.COLUMNS) if run.data else numbers.COLUMNS.index(run.task)), task
+
+    def metric(self, task: str) -> str:
+        """The metric that a task is scored by."""
+        return self.runs[task].spec.metrics[0]
+
+    def in_paper(self) -> list[str]:
+        """The paper's names of the tasks, in their order: those on GLUE's own rows, and no others."""
+        return [self.runs[task].task for task in self.tasks if kind_of_rows(self.runs[task]) == "GLUE"]
+
+    def paper(self, k: int | None, method: str, task: str) -> float | None:
+        """The paper's mean for a cell. None where it has none, as for own data, and beside the sample rows."""
+        names = self.in_paper()
+        if task == "avg":
+            return numbers.average(k, method, names) if len(names) == len(self.tasks) else None
+        run = self.runs[task]
+        return numbers.score(k, method, run.task) if kind_of_rows(run) == "GLUE" else None
+
     def methods(self, k: int | None) -> list[str]:
         """The methods with runs at K, in the tables' order."""
         return sorted({method for size, method, _ in self.scores if size == k}, key=order_of)
@@ -97,7 +125,7 @@ class Results:
         """Every (K, method, task), in the tables' order; `avg` follows the tasks."""
         for k in self.sizes:
             for method in self.methods(k):
-                for task in (*self.tasks, "avg"):
+                for task in self.columns:
                     yield k, method, task
 
     def values(self, k: int | None, method: str, task: str) -> dict[int, float]:
@@ -109,15 +137,25 @@ class Results:
         return {seed: np.mean([scores[seed] for scores in each]) for seed in sorted(seeds)}
 
 
+def run_on_record(run: dict) -> Run:
+    """The Run that a line of results.jsonl has under "run"."""
+    return Run.from_dict(run, "a run on record")
+
+
+def company(run: Run) -> tuple:
+    """Runs have a mean where this is alike: on one kind of rows, or on the same own files, and on one base."""
+    return kind_of_rows(run), run.task if run.data else "", Path(run.model).name
+
+
 def label(run: dict, without: str | None = None) -> str:
     """`method_label` of a run on record, with its departures from this package's own protocol: `apl-frozenhead`."""
-    run = Run.from_dict(run, "a run on record")
+    run = run_on_record(run)
     return "-".join([method_label(run.method, run.recipe.learning_rate, without), *run.variants])
 
 
 def score(record: dict) -> float:
     """The test score of a record in percent, by the metric that its task is scored by."""
-    metric = TASKS[record["run"]["task"]].metrics[0]
+    metric = run_on_record(record["run"]).spec.metrics[0]
     return 100 * record["results"]["test"][metric]
 
 
@@ -217,19 +255,19 @@ def table_1(results: Results) -> Iterator[dict]:
         if not values:
             continue
         mean, deviation = mean_and_deviation(values)
-        if task == "avg":
-            theirs = numbers.average(k, method, results.tasks)
-        else:
-            theirs = numbers.score(k, method, task)
         yield {
-            "k": k or "all", "method": method, "task": task,
-            "mean": mean, "deviation": deviation, "seeds": len(values), "paper": theirs,
+            "k": k or "all", "method": method, "task": task, "mean": mean, "deviation": deviation,
+            "seeds": len(values), "paper": results.paper(k, method, task),
         }
 
 
 def table_2(results: Results) -> Iterator[dict]:
-    """Each union against its upper bound: for every task the best of its submodules alone, averaged over the tasks."""
-    for k in results.sizes:
+    """Each union against its upper bound: for every task the best of its submodules alone, averaged over the tasks.
+
+    Nothing where the tasks have no average.
+    """
+    names = results.in_paper()
+    for k in results.sizes if "avg" in results.columns else ():
         for method in results.methods(k):
             parts = parts_of_union(method)
             values = results.values(k, method, "avg")
@@ -240,8 +278,8 @@ def table_2(results: Results) -> Iterator[dict]:
             yield {
                 "k": k or "all", "method": method,
                 "average": average, "upper bound": bound, "difference": average - bound,
-                "paper": numbers.average(k, method, results.tasks),
-                "paper's bound": numbers.upper_bound(k, parts, results.tasks),
+                "paper": results.paper(k, method, "avg"),
+                "paper's bound": numbers.upper_bound(k, parts, names) if names else None,
             }
 
 
@@ -332,7 +370,7 @@ def swept(results: Results) -> dict[str, list[dict]]:
         run = record["run"]
         values = run["method"] | {"learning_rate": run["recipe"]["learning_rate"]}
         for name in SETTINGS:
-            line = name, run["k"], run["task"], label(run, without=name)
+            line = name, run["k"], run_on_record(run).subject, label(run, without=name)
             found[line][values[name]][run["recipe"]["seed"]] = score(record)
     tables = defaultdict(list)
     for (name, k, task, method), by_value in found.items():

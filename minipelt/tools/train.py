@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from minipelt import fingerprint
 from minipelt.batches import encode
 from minipelt.commands.train import DEFAULT_METHOD, DEFAULT_OUT
 from minipelt.economy import what_the_machine_has
@@ -229,8 +230,8 @@ def evaluate(args):
     rows = encode(reader(run)(run, run.test_split), tokenizer, run.max_length)
     scores = test(model, run.spec, rows)["test"]
     record = load_json(Path(args.eval) / "run.json")
-    print(f"{args.eval}: {run.method.name} on {run.task}")
-    differences = what_differs(run, record, len(rows))
+    print(f"{args.eval}: {run.method.name} on {run.subject}")
+    differences = what_differs(run, record, rows)
     if differences:
         print(f"  not scored as recorded: {'; '.join(differences)}")
     for metric, value in scores.items():
@@ -241,16 +242,21 @@ def evaluate(args):
         print(f"  test {metric:<10} {value!r} ({before})")
 
 
-def what_differs(run: Run, record: dict, rows: int) -> list:
-    """In what a score of `run` on so many rows is another than the one on record, as clauses."""
+def what_differs(run: Run, record: dict, rows) -> list:
+    """In what a score of `run` on these Rows is another than the one on record, as clauses."""
     if look_up(record, "results", "test") is None:
         return []
+    count = "1 test row" if len(rows) == 1 else f"{len(rows):,} test rows"
     compared = [
-        (rows, look_up(record, "rows", "test"), f"{rows:,} test rows"),
+        (len(rows), look_up(record, "rows", "test"), count),
         (run.glue, look_up(record, "run", "glue"), f"rows of {run.glue}"),
         (run.model, look_up(record, "run", "model"), f"base {run.model}"),
     ]
-    return [f"{words} (recorded: {before})" for now, before, words in compared if before is not None and now != before]
+    found = [f"{words} (recorded: {before})" for now, before, words in compared if before is not None and now != before]
+    now, before = fingerprint.of_rows(rows), look_up(record, "fingerprints", "test")  # older records have none
+    if before is not None and now != before and len(rows) == look_up(record, "rows", "test"):
+        found.append(f"other test rows (fingerprint {now}, recorded: {before})")
+    return found
 
 
 def look_up(record, *keys):

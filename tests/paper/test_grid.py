@@ -79,7 +79,7 @@ def test_what_is_said_twice_is_done_once():
 
 def test_learning_rates_are_a_list_too():
     found = runs("--tasks", "cola", "--methods", "lora", "--seeds", "1", "--lr", "1e-3", "2e-3")
-    assert [run.name for run in found] == ["cola-lora-k100-seed1", "cola-lora-lr0.002-k100-seed1"]
+    assert [run.name for run in found] == ["cola-sample-lora-k100-seed1", "cola-sample-lora-lr0.002-k100-seed1"]
 
 
 @pytest.mark.parametrize("arguments, message", [

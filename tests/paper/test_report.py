@@ -12,6 +12,7 @@ from helpers import sweep_record as record
 import minipelt.paper
 from minipelt.__main__ import main
 from minipelt.paper.report import difference_table, ranked
+from minipelt.settings import Data
 
 RESULTS = Path(minipelt.paper.__file__).parent / "results"
 FOLDERS = sorted(path.parent.name for path in RESULTS.glob("*/results.jsonl"))
@@ -54,7 +55,8 @@ def test_best_and_second_are_marked_and_ties_share():
 @pytest.mark.parametrize("p, text", [(0.0049, "&lt;0.01"), (0.006, "0.01"), (0.034, "0.03"), (math.nan, "--")])
 def test_a_difference_stands_with_its_p(p, text):
     rows = [{"k": 100, "method": "lora", "task": "cola", "difference": 1.234, "p": p}]
-    assert f"| 100 | `lora` |  | +1.23<sub>{text}</sub> |  |" in difference_table(rows, ["sst2", "cola"], "method")
+    table = difference_table(rows, ["sst2", "cola", "avg"], "method")
+    assert f"| 100 | `lora` |  | +1.23<sub>{text}</sub> |  |" in table
 
 
 def test_the_files(tmp_path, capsys):
@@ -65,7 +67,7 @@ def test_the_files(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert text.strip() in out
     assert "Table 4 is missing; measure it with: python -m minipelt timing --out" in err
-    assert "1 runs failed: rte lora: too hot" in text
+    assert "\n\n1 run failed: rte lora: too hot" in text
     assert "| `ap` | 7 | **81.00<sub>2.6</sub>** | **40.50<sub>1.3</sub>** | **60.75<sub>2.0</sub>** |" in text
     assert "| *paper: ap* |  | 77.22 | 14.42 | 45.82 |" in text
     with open(tmp_path / "table1.csv") as file:
@@ -89,10 +91,41 @@ def test_the_sections(tmp_path):
     ]
     assert "| 100 | `adapter` | +9.00<sub>" in text  # ap minus adapter on SST-2
     assert "| 100 | `ap` | +6.00<sub>" in text  # with gates minus without
+    assert "on cpu with 1 thread: medians of 3 turns after" in text
     assert "| `ft` | 9 | 100.00 | 100.00 |  | 100.00 |  |" in text
     assert "| 100 | sst2 | `ap` | 0.40 |" in text
     names = {"table1", "table2", "table3", "table4", "comparisons", "gates"}
     assert {path.stem for path in (tmp_path / "out").glob("*.csv")} == names
+
+
+def test_sample_rows_are_never_called_official(tmp_path, no_charts):
+    write_results(tmp_path, [record(task, "ap", 1, 0.5, glue="miniglue") for task in ("sst2", "cola")])
+    assert main(["report", str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "2 runs on all-MiniLM-L6-v2 and the sample rows" in text and "which says nothing about GLUE" in text
+    assert "| method | parameters | sst2-sample<br>accuracy | cola-sample<br>matthews | average |" in text
+    assert "official" not in text and "paper:" not in text and "The paper's numbers" not in text
+
+
+def test_own_data_has_its_own_report(tmp_path, no_charts):
+    data = Data("my.csv", "dev.csv", labels=("no", "yes"))
+    write_results(tmp_path, [record("a|b", "ap", seed, seed / 4, data=data) for seed in (1, 2)])
+    assert main(["report", str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "and own files, seeds 1, 2. At most 50 epochs, patience 10, the dev file picks the best epoch" in text
+    assert "Scores are percent on the own test file, or the dev file where there is none" in text
+    assert "| method | parameters | a\\|b<br>accuracy | average |" in text and "**37.50<sub>17.7</sub>**" in text
+    assert "official" not in text and "paper" not in text
+
+
+def test_what_does_not_compare_gets_no_average(tmp_path, no_charts):
+    write_results(tmp_path, [record("sst2", "ap", 1, 0.5), record("rte", "ap", 1, 0.7, glue="miniglue")])
+    assert main(["report", str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "| method | parameters | sst2<br>accuracy | rte-sample<br>accuracy |\n" in text
+    assert "No average: these tasks differ in their base or in their kind of rows." in text
+    assert "(GLUE) the official dev set, and (the sample rows) the sample rows' own dev set" in text
+    assert "| *paper: ap* |  | 77.22 |  |" in text
 
 
 def test_score_against_trained_parameters(tmp_path, no_charts):

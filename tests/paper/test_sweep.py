@@ -80,7 +80,7 @@ def test_every_run_is_a_line_without_times(whole):
         assert set(record["results"]) == {"test", "gates", "validation", "best_epoch", "epochs"}
         assert record["processes"] == 1 and "commit" in record
     times = [json.loads(line) for line in read_lines(whole / "times.jsonl")]
-    assert {entry["name"] for entry in times} >= {"sst2-lora-k20-seed1", "stsb-ft-k20-seed2"}
+    assert {entry["name"] for entry in times} >= {"sst2-sample-tiny-lora-k20-seed1", "stsb-sample-tiny-ft-k20-seed2"}
     assert all(entry["seconds"] > 0 for entry in times)
     assert not list((whole / "runs").iterdir())
 
@@ -105,7 +105,7 @@ def test_running_again_does_nothing(whole, tiny_base):
 @pytest.mark.slow
 def test_runs_are_kept_where_that_is_asked(tiny_base, tmp_path):
     assert main(["sweep", *ONE_RUN, "--model", str(tiny_base), "--out", str(tmp_path), "--keep-runs"]) == 0
-    run, results, _, _ = experiment.load_run(tmp_path / "runs/sst2-lora-k20-seed1")
+    run, results, _, _ = experiment.load_run(tmp_path / "runs/sst2-sample-tiny-lora-k20-seed1")
     (record,) = read_results(tmp_path / "results.jsonl")
     assert run == Run.from_dict(record["run"], "results.jsonl") and results["test"] == record["results"]["test"]
 
@@ -245,7 +245,7 @@ def test_a_run_s_leftovers_are_used_only_by_the_same_run(leave_a_run, tiny_base,
 def assert_same_run(one, other):
     """The folders of two sweeps over one run hold the same line, and the same trained tensors."""
     assert lines(one) == lines(other)
-    trained = "runs/sst2-lora-k20-seed1/trained.safetensors"
+    trained = "runs/sst2-sample-tiny-lora-k20-seed1/trained.safetensors"
     assert (one / trained).read_bytes() == (other / trained).read_bytes()
 
 

@@ -1,6 +1,7 @@
 """tables.py: statistics against known values, tables against small made-up results."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from minipelt.paper.tables import (
     table_4,
     tradeoff,
 )
+from minipelt.settings import Data
 
 SCORES = {"adapter": [0.70, 0.72, 0.74], "prefix": [0.60, 0.60, 0.60], "ap": [0.80, 0.79, 0.84]}
 
@@ -226,12 +228,59 @@ def test_two_swept_settings_stay_apart():
     ]
 
 
+# ---- what does not compare
+
+OWN = Data("my.csv", "dev.csv", labels=("no", "yes"))
+
+
+def test_one_kind_of_rows_on_one_base_has_a_mean(results):
+    assert results.columns == ["sst2", "cola", "avg"]
+    sample = Results([record(task, "lora", 1, 0.5, glue="miniglue") for task in ("cola", "sst2")], "here")
+    assert sample.columns == ["sst2-sample", "cola-sample", "avg"]
+
+
+@pytest.mark.parametrize("other, name", [
+    ({"glue": "miniglue"}, "rte-sample"), ({"model": "some/base"}, "rte-base"), ({"data": OWN}, "rte-own"),
+])
+def test_runs_that_do_not_compare_are_in_no_mean(results, other, name):
+    """Neither in the average of Table 1 nor in any other, such as the upper bound."""
+    more = [record("rte", method, seed, 0.5, **other) for method in SCORES for seed in (1, 2, 3)]
+    mixed = Results([*results.records, *more], "here")
+    assert mixed.columns == ["sst2", "cola", name]
+    for table in (table_1(mixed), table_3(mixed), comparisons(mixed, "ap"), tradeoff(mixed)):
+        assert "avg" not in {row["task"] for row in table}
+    assert not list(table_2(mixed))
+
+
+def test_the_paper_s_numbers_stand_beside_glue_s_own_rows_alone():
+    for settings in ({"glue": "miniglue"}, {"data": OWN}):
+        found = Results([record("sst2", name, 1, 0.5, **settings) for name in ("adapter", "prefix", "ap")], "here")
+        assert {row["paper"] for row in table_1(found)} == {None}
+        (row,) = table_2(found)
+        assert row["paper"] is None and row["paper's bound"] is None
+    other_base = Results([record("sst2", "ap", 1, 0.5, model="bert-base-uncased")], "here")
+    assert by_cell(table_1(other_base))["ap", "sst2-bert-base-uncased"]["paper"] == 77.22
+
+
+def test_own_data_is_scored_by_its_own_metric():
+    scores = replace(OWN, labels=(), regression=True)
+    found = Results([record("prices", "lora", 1, 0.25, data=scores), record("mine", "lora", 1, 0.5, data=OWN)], "here")
+    assert found.tasks == ["mine", "prices"] == found.columns  # two data sets have no mean
+    assert (found.metric("mine"), found.metric("prices")) == ("accuracy", "spearman")
+    assert by_cell(table_1(found))["lora", "prices"]["mean"] == pytest.approx(25)
+
+
 # ---- one protocol
 
 
+def test_other_files_of_the_same_name_do_not_mix():
+    records = [record("mine", "lora", 1, 0.5, data=data) for data in (OWN, replace(OWN, train="/other/my.csv"))]
+    with pytest.raises(InputError, match="mixes runs of mine with files train /other/my.csv, dev .* and train my.csv,"):
+        Results(records, "here")
+
+
 def test_sample_rows_and_real_ones_do_not_mix(results):
-    other = record("sst2", "lora", 1, 0.5)
-    other["run"]["glue"] = "glue"
+    other = record("sst2", "lora", 1, 0.5, glue="miniglue")
     with pytest.raises(InputError, match="mixes runs of sst2 with data"):
         Results([*results.records, other], "here")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -63,7 +64,7 @@ def test_train_then_eval_gives_exactly_the_same_score(go, capsys):
     code, (folder,) = go("--task", "sst2", "--method", "pl", "--k", "60", "--valid-rows", "40", "--epochs", "2")
     out = capsys.readouterr().out
     assert code == 0
-    assert folder.name == "sst2-pl-k60-seed1"
+    assert folder.name == "sst2-sample-tiny-bert-pl-k60-seed1"
     for expected in (
         "python -m minipelt fetch sst2",
         "prefix network",
@@ -98,7 +99,7 @@ def test_the_same_with_the_library_s_door_and_its_front_door(tiny_folder, tmp_pa
 def test_nogate_reaches_the_model(go):
     _, (folder,) = go("--task", "rte", "--no-gate", "--k", "10", "--epochs", "1")
     record = record_of(folder)
-    assert folder.name == "rte-apl-nogate-k10-seed1"
+    assert folder.name == "rte-sample-tiny-bert-apl-nogate-k10-seed1"
     assert "gates" not in record["parameters"]
     assert not record["results"]["gates"]
 
@@ -154,6 +155,38 @@ def test_eval_tells_when_it_scores_other_rows(go, tmp_path, capsys):
     )
 
 
+def test_eval_tells_when_it_scores_as_many_other_rows(go, tmp_path, capsys):
+    """Older records have no fingerprint of the test rows: there, nothing is said."""
+    for name in ("mine", "theirs"):
+        shutil.copytree(ROOT / "minipelt/miniglue/RTE", tmp_path / name / "RTE")
+    _, (folder,) = go("--task", "rte", "--method", "lora", "--k", "4", "--epochs", "1", "--glue", "mine")
+    recorded = record_of(folder)["fingerprints"]["test"]
+    for name in ("mine", "theirs"):
+        dev = tmp_path / name / "RTE/dev.tsv"
+        dev.write_text(dev.read_text().replace("entailment", "not_entailment", 1))
+        shown = ["--glue", name] if name == "theirs" else []
+        capsys.readouterr()
+        assert go("--eval", str(folder), *shown)[0] == 0
+        out = capsys.readouterr().out
+        assert re.search(rf"other test rows \(fingerprint [0-9a-f]{{16}}, recorded: {recorded}\)", out)
+    record = record_of(folder)
+    del record["fingerprints"]["test"]
+    (folder / "run.json").write_text(json.dumps(record))
+    assert go("--eval", str(folder))[0] == 0
+    assert "not scored as recorded" not in capsys.readouterr().out
+
+
+def test_eval_counts_one_row_as_one(go, tmp_path, capsys):
+    shutil.copytree(ROOT / "minipelt/miniglue/RTE", tmp_path / "mine/RTE")
+    _, (folder,) = go("--task", "rte", "--method", "lora", "--k", "4", "--epochs", "1", "--glue", "mine")
+    dev = tmp_path / "mine/RTE/dev.tsv"
+    dev.write_text("\n".join(dev.read_text().splitlines()[:2]) + "\n")
+    capsys.readouterr()
+    assert go("--eval", str(folder))[0] == 0
+    out = capsys.readouterr().out
+    assert "lora on rte-tiny-bert\n  not scored as recorded: 1 test row (recorded: " in out
+
+
 def test_eval_of_a_run_without_results(stopped, go, capsys):
     assert go("--eval", str(stopped))[0] == 0
     assert "(nothing recorded: the run was stopped, or comes from elsewhere)" in capsys.readouterr().out
@@ -175,7 +208,7 @@ def test_own_data_and_its_name(go, tmp_path, capsys):
     assert "3 classes: mixed, neg, pos" in out
     assert "(no --test: validation and test are both the dev set)" in out
     _, folders = go(*own, "--name", "reviews")
-    assert [folder.name for folder in folders] == ["reviews-lora-seed1", "train-lora-seed1"]
+    assert [folder.name for folder in folders] == ["reviews-tiny-bert-lora-seed1", "train-tiny-bert-lora-seed1"]
     assert record_of(folders[0])["run"]["task"] == "reviews"
     for name in ("a/b", "", "..", "two\nlines"):
         assert go(*own, "--name", name)[0] == 2
@@ -243,7 +276,7 @@ def test_a_real_ctrl_c(tiny_folder, tmp_path):
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    folder = "runs/sst2-lora-seed1"
+    folder = "runs/sst2-sample-tiny-bert-lora-seed1"
     assert process.returncode == 130
     assert f"interrupted: the best epoch so far is in {folder}/trained.safetensors" in err
     assert "Traceback" not in err
@@ -324,7 +357,7 @@ def test_a_hyperparameter_without_effect_is_refused(go, capsys):
 
 def test_a_method_is_read_whatever_its_case(go):
     _, (folder,) = go("--task", "rte", "--method", "LoRA", "--k", "4", "--epochs", "1")
-    assert folder.name == "rte-lora-k4-seed1"
+    assert folder.name == "rte-sample-tiny-bert-lora-k4-seed1"
 
 
 # ---- disks that are full, folders that cannot be written to

@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(go, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    assert "runs/rte-lora-k20-seed1: cannot be made (Read-only file system)" in error_line(go(*QUICK))
+    assert "runs/rte-sample-tiny-bert-lora-k20-seed1: cannot be made (Read-only file system)" in error_line(go(*QUICK))
 
 
 @pytest.mark.parametrize("arguments, message", [
