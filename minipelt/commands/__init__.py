@@ -5,7 +5,7 @@ the parsed arguments; and, where need be, `check(parser, args)`, which refuses a
 `INTERRUPTED`, the line that Ctrl-C leaves.
 """
 
-from argparse import _ActionsContainer
+from argparse import Namespace, _ActionsContainer
 from dataclasses import fields
 
 from minipelt.settings import Recipe, Run
@@ -40,3 +40,8 @@ def add_economy_options(group: _ActionsContainer) -> None:
     """Add what makes a run cheaper (economy.py): all off by default."""
     add_options(group, Run, ("precision", "compile", "gradient_checkpointing"))
     add_options(group, Recipe, ("accumulate",))
+
+
+def given(args: Namespace, names: tuple[str, ...]) -> dict:
+    """{name: value} of the arguments that the user gave; the others are None."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

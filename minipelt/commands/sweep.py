@@ -1,6 +1,7 @@
 """A grid of runs: tasks x methods x training rows x seeds, resumed where it was killed.
 
     python -m minipelt sweep --tasks all --methods ft,bitfit,adapter,prefix,lora,ap,apl --k 100 500 1000 --out results/
+    python -m minipelt sweep --train my.csv --dev my-dev.csv --name mine --methods lora,apl --out mine/      own files
     torchrun --nproc-per-node 8 -m minipelt sweep ...       the same, over 8 processes; several may share a GPU
 
 results.jsonl gets one line when a run ends: settings and scores, nothing that depends on the machine's load or the
@@ -12,6 +13,7 @@ import argparse
 from dataclasses import fields
 
 from minipelt.commands import add_economy_options, add_options
+from minipelt.commands.train import add_own_data, check_own_data
 from minipelt.glue import TASKS
 from minipelt.settings import DEFAULT_MODEL, HYPERPARAMETERS, Method, Recipe, Run
 
@@ -36,14 +38,23 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     add_options(training, Recipe, ("batch_size", "epochs", "patience"))
     add_options(training, Run, ("frozen_head", "zero_start"))
     add_economy_options(parser.add_argument_group("less time or memory"))
+    add_own_data(parser.add_argument_group("your own data, in place of --tasks"))
     add_work_options(parser.add_argument_group("the work"))
+    parser.set_defaults(valid_rows=None)  # so that `check` knows what was given; grid.py has the default
     return parser
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, or would have no effect."""
+    if args.train and args.tasks:
+        parser.error("--tasks and --train: expected one of them")
+    check_own_data(parser, args)
 
 
 def add_grid_options(group: argparse._ArgumentGroup) -> None:
     """What the grid is made of. A hyperparameter takes a list, and makes runs for the methods that use it."""
     group.add_argument(
-        "--tasks", nargs="+", action=Words, const=str, default=["all"], metavar="TASK",
+        "--tasks", nargs="+", action=Words, const=str, metavar="TASK",
         help=f"all, or some of {', '.join(TASKS)} (default: all)",
     )
     group.add_argument(
@@ -51,8 +62,8 @@ def add_grid_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--no-gate", action="store_true", help="run every union a second time, without gates")
     group.add_argument(
-        "--k", nargs="+", action=Words, const=str, default=["100"], metavar="K",
-        help="training rows; all: the whole file, best score on dev (default: 100)",
+        "--k", nargs="+", action=Words, const=str, metavar="K",
+        help="training rows; all: the whole file, best score on dev (default: 100; all of your own files)",
     )
     group.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 1 to N (default: %(default)s)")
     for field in fields(Method):

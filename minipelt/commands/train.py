@@ -68,7 +68,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
 
 
 def add_own_data(group) -> None:
-    """The options for the user's own files."""
+    """The options for the user's own files; what is not given is None. tools/owndata.py makes a Data of them."""
     group.add_argument("--train", metavar="FILE", help="training rows: .tsv, .csv or .jsonl")
     group.add_argument("--dev", metavar="FILE", help="rows to pick the best epoch")
     group.add_argument("--test", metavar="FILE", help="rows to test on (default: those of --dev)")
@@ -78,9 +78,12 @@ def add_own_data(group) -> None:
     )
     group.add_argument("--text-b-column", metavar="NAME", help="the second text of a pair")
     group.add_argument("--label-column", metavar="NAME", help=f"class or score (default: {Data.label})")
-    group.add_argument("--regression", action="store_true", help="labels are numbers to be predicted, not classes")
     group.add_argument(
-        "--skip-bad-rows", action="store_true", help="count and report rows that cannot be read, and go on without them"
+        "--regression", action="store_true", default=None, help="labels are numbers to be predicted, not classes"
+    )
+    group.add_argument(
+        "--skip-bad-rows", action="store_true", default=None,
+        help="count and report rows that cannot be read, and go on without them",
     )
 
 
@@ -118,16 +121,21 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"--task is needed, one of {', '.join(TASKS)}; or --train and --dev with your own files")
     if args.task and args.train:
         parser.error("--task and --train: expected one of them")
+    check_own_data(parser, args)
+    if args.task and "valid_rows" in given and args.k is None:
+        parser.error("--valid-rows has an effect with --k alone; without it, the dev set picks the best epoch")
+
+
+def check_own_data(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse options that belong to GLUE's tasks beside --train, and those of own files without it."""
     if args.train:
         for name in ("glue", "valid_rows"):
-            if name in given:
+            if getattr(args, name) is not None:
                 parser.error(f"{flags([name])} has no effect on your own files")
-    else:
-        strangers = [name for name in OWN_DATA if name in given]
-        if strangers:
-            parser.error(f"{flags(strangers)}: these belong to --train, for your own files")
-        if "valid_rows" in given and args.k is None:
-            parser.error("--valid-rows has an effect with --k alone; without it, the dev set picks the best epoch")
+        return
+    strangers = [name for name in OWN_DATA if getattr(args, name) is not None]
+    if strangers:
+        parser.error(f"{flags(strangers)}: these belong to --train, for your own files")
 
 
 def check_run_folder(parser, args, given) -> None:

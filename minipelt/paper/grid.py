@@ -8,7 +8,8 @@ from argparse import Namespace
 
 from minipelt.errors import InputError
 from minipelt.glue import TASKS, Task, find_data, get_task
-from minipelt.settings import DEFAULT_MODEL, HYPERPARAMETERS, Method, Recipe, Run, default_learning_rate
+from minipelt.settings import DEFAULT_MODEL, HYPERPARAMETERS, Method, Recipe, Run, default_learning_rate, full_path
+from minipelt.tools.owndata import own_data, own_name
 
 
 def grid(args: Namespace) -> list[Run]:
@@ -18,30 +19,48 @@ def grid(args: Namespace) -> list[Run]:
     """
     if args.seeds < 1 or args.threads < 1:
         raise InputError("--seeds and --threads: expected numbers of at least 1")
-    tasks = list_tasks(args.tasks)
+    subjects = list_subjects(args)
     methods = list_methods(args)
-    sizes = [parse_k(text) for text in args.k]
-    if not (tasks and methods and sizes):
+    sizes = [parse_k(text) for text in list_sizes(args)]
+    if not (subjects and methods and sizes):
         raise InputError("an empty grid; expected at least one task, one method and one K")
-    glue = args.glue or find_data(tasks)
+    valid_rows = Run.valid_rows if args.valid_rows is None else args.valid_rows
     runs = []
-    for seed, k, task, method in itertools.product(range(1, args.seeds + 1), sizes, tasks, methods):
+    for seed, k, subject, method in itertools.product(range(1, args.seeds + 1), sizes, subjects, methods):
         for rate in args.lr or [default_learning_rate(method)]:
             recipe = Recipe(rate, args.batch_size, args.epochs, args.patience, seed=seed, accumulate=args.accumulate)
             runs.append(Run(
-                task.name, method, recipe, model=args.model or DEFAULT_MODEL, glue=glue, k=k,
-                valid_rows=args.valid_rows, max_length=args.max_length, device=args.device,
-                frozen_head=args.frozen_head, zero_start=args.zero_start, precision=args.precision,
-                compile=args.compile, gradient_checkpointing=args.gradient_checkpointing,
+                method=method, recipe=recipe, model=args.model or DEFAULT_MODEL, k=k, valid_rows=valid_rows,
+                max_length=args.max_length, device=args.device, frozen_head=args.frozen_head,
+                zero_start=args.zero_start, precision=args.precision, compile=args.compile,
+                gradient_checkpointing=args.gradient_checkpointing, **subject,
             ))
     return list(dict.fromkeys(runs))  # each once, whatever was said twice
 
 
-def list_tasks(names: list[str]) -> list[Task]:
-    """Names of tasks, or `all`, -> Tasks. Raises InputError for an unknown one."""
-    if names == ["all"]:
+def list_subjects(args: Namespace) -> list[dict]:
+    """What the runs are on, as fields of a Run: GLUE's tasks, or the user's own files. Raises InputError."""
+    if args.train:
+        return [{"task": own_name(args), "glue": "", "data": own_data(args)}]
+    tasks = list_tasks(args.tasks)
+    glue = args.glue or find_data(tasks)
+    if full_path(glue) == "miniglue":
+        glue = "miniglue"
+    return [{"task": task.name, "glue": glue} for task in tasks]
+
+
+def list_tasks(names: list[str] | None) -> list[Task]:
+    """Names of tasks, or `all` or nothing, -> Tasks. Raises InputError for an unknown one."""
+    if names in (None, ["all"]):
         return list(TASKS.values())
     return [get_task(name) for name in names]
+
+
+def list_sizes(args: Namespace) -> list[str]:
+    """What --k says, or its default."""
+    if args.k is None:
+        return ["all"] if args.train else ["100"]
+    return args.k
 
 
 def list_methods(args: Namespace) -> list[Method]:

@@ -29,7 +29,8 @@ from minipelt.paper.grid import grid
 from minipelt.paper.results import append, check_protocol, mend, read_results, run_of, settings
 from minipelt.progress import HIDE_BARS
 from minipelt.settings import Run
-from minipelt.splits import count_rows, read_split
+from minipelt.splits import count_rows
+from minipelt.tools.owndata import reader
 from minipelt.unipelt import detach
 
 TIMES = ("train_seconds", "test_seconds", "total_seconds")  # in a run's record; a sweep keeps them in times.jsonl
@@ -97,7 +98,7 @@ def do_runs(
             if "error" in record:
                 failed += 1
             count, took = f"{i + 1:>5} of {len(runs)}", duration(seconds["seconds"])
-            tqdm.write(f"{count}  {runs[i].name:<44}{outcome(record):>22}{took:>14}")
+            tqdm.write(f"{count}  {runs[i].name:<44}  {outcome(record):>20}{took:>14}")
             bar.update(workers.add("worked", round(costs[i])) - bar.n)
     return failed
 
@@ -176,7 +177,7 @@ class Shared:
         """The Examples of a split of a run's task."""
         key = run.task, run.data, split, run.glue
         if key not in self.examples:
-            self.examples[key] = read_split(run, split)
+            self.examples[key] = reader(run)(run, split)
         return self.examples[key]
 
     def mean_length(self, run: Run, split: str) -> float:
@@ -245,13 +246,17 @@ def cost(run: Run, shared: Shared) -> float:
     """
     bert, _ = shared.load(run.model, experiment.choose_device(run.device))
     experiment.check_fits(run, bert.config)
-    num_dev = len(shared.read(run, "dev"))
     num_train, num_validation = count_rows(run, len(shared.read(run, "train")))
-    length, dev_length = shared.mean_length(run, "train"), shared.mean_length(run, "dev")
+    length = shared.mean_length(run, "train")
     training = num_train * length * passes(run.method.parts)
-    test = num_dev * dev_length
-    validation = test if num_validation is None else num_validation * length
+    validation = num_validation * length if num_validation else tokens(run, "dev", shared)
+    test = tokens(run, run.test_split, shared)
     return run.recipe.epochs * (training + validation) + test
+
+
+def tokens(run: Run, split: str, shared: Shared) -> float:
+    """How many tokens a split has, about."""
+    return len(shared.read(run, split)) * shared.mean_length(run, split)
 
 
 def passes(parts: tuple[str, ...]) -> int:
@@ -288,7 +293,7 @@ def list_runs(runs: list[Run], costs: list[float], path: Path, shared: Shared, t
         if settings(run) not in done:
             estimate = f"at most {duration(units / speed)}"
             left.append(units)
-        print(f"{run.name:<44}{estimate:>24}")
+        print(f"{run.name:<44}  {estimate:>22}")
     device = experiment.choose_device(runs[0].device)
     print(
         f"{len(left)} of {len(runs)} runs to do: at most {duration(sum(left) / speed)} in one process "

@@ -8,11 +8,13 @@ ways is refused, or a line says how it was read. This file needs no torch.
 """
 
 import math
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from minipelt import splits
+from minipelt.commands import given
 from minipelt.errors import InputError
 from minipelt.glue import Example, make_example
 from minipelt.settings import Data, Run, short
@@ -21,6 +23,29 @@ from minipelt.tools.records import records
 LARGEST_SCORE = 1e15  # a score's square must be a number in float32, with room for sums: the loss is a mean of squares
 MANY_LABELS = 100  # a column with more different labels is looked at twice
 ROWS_A_LABEL = 10  # ... and holds classes if each has so many rows on average
+
+
+# ---- from a command line's options
+
+
+def own_name(args: Namespace) -> str:
+    """What the data is called. Raises InputError for what cannot be in a folder's name."""
+    name = Path(args.train).stem if args.name is None else args.name
+    if not name.strip(". ") or any(mark in name for mark in "/\\\n"):
+        raise InputError(f"--name {name!r}: expected a name that a folder can have")
+    return name
+
+
+def own_data(args: Namespace) -> Data:
+    """The options as a Data, with the labels that the training file holds. Raises InputError."""
+    if not args.dev:
+        raise InputError("--train without --dev: expected a file with rows to pick the best epoch")
+    files = {name: str(Path(file).resolve()) for name, file in given(args, ("train", "dev", "test")).items()}
+    options = given(args, ("regression", "skip_bad_rows"))
+    for name, option in (("text", "text_column"), ("text_b", "text_b_column"), ("label", "label_column")):
+        if getattr(args, option) is not None:
+            options[name] = getattr(args, option)
+    return find_labels(Data(**files, **options))
 
 
 # ---- Examples

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from minipelt import fingerprint
 from minipelt.batches import encode
+from minipelt.commands import given
 from minipelt.commands.train import DEFAULT_METHOD, DEFAULT_OUT
 from minipelt.economy import what_the_machine_has
 from minipelt.errors import InputError, complain, describe_os_error
@@ -24,7 +25,6 @@ from minipelt.settings import (
     DEFAULT_MODEL,
     HYPERPARAMETERS,
     PARTS,
-    Data,
     Method,
     Recipe,
     Run,
@@ -32,7 +32,7 @@ from minipelt.settings import (
     full_path,
 )
 from minipelt.tools import distributed
-from minipelt.tools.owndata import find_labels, listing, reader
+from minipelt.tools.owndata import listing, own_data, own_name, reader
 from minipelt.unipelt import kept_parameters
 
 RESUME = "resume.safetensors"
@@ -62,11 +62,6 @@ def train(args):
 # ---- from options to settings
 
 
-def given(args, names) -> dict:
-    """{name: value} of the arguments that the user gave."""
-    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-
-
 def settings(args) -> Run:
     """The arguments as a Run. Raises InputError for a wrong value, or one that would have no effect."""
     method = Method(args.method or DEFAULT_METHOD, not args.no_gate, **given(args, HYPERPARAMETERS))
@@ -76,10 +71,7 @@ def settings(args) -> Run:
     options = given(args, ("k", "valid_rows", "max_length", "device", "frozen_head", "zero_start", *ECONOMY))
     options["model"] = full_path(args.model or DEFAULT_MODEL)
     if args.train:
-        name = Path(args.train).stem if args.name is None else args.name
-        if not name.strip(". ") or any(mark in name for mark in "/\\\n"):
-            raise InputError(f"--name {name!r}: expected a name that a folder can have")
-        return Run(name, method, recipe, glue="", data=own_data(args), **options)
+        return Run(own_name(args), method, recipe, glue="", data=own_data(args), **options)
     task = get_task(args.task)
     return Run(task.name, method, recipe, glue=full_path(args.glue or find_data([task])), **options)
 
@@ -97,18 +89,6 @@ def check_effect(args, method: Method) -> None:
         raise InputError(
             f"--no-gate has no effect on {method.name}; gates stand where two or more of {', '.join(gateable)} meet"
         )
-
-
-def own_data(args) -> Data:
-    """The arguments as a Data, with the labels that the training file holds. Raises InputError."""
-    if not args.dev:
-        raise InputError("--train without --dev: expected a file with rows to pick the best epoch")
-    files = {name: str(Path(file).resolve()) for name, file in given(args, ("train", "dev", "test")).items()}
-    options = given(args, ("regression", "skip_bad_rows"))
-    for name, option in (("text", "text_column"), ("text_b", "text_b_column"), ("label", "label_column")):
-        if getattr(args, option) is not None:
-            options[name] = getattr(args, option)
-    return find_labels(Data(**files, **options))
 
 
 def changes(args) -> dict:

@@ -4,6 +4,7 @@ import pytest
 
 from minipelt.commands.sweep import make_parser
 from minipelt.errors import InputError
+from minipelt.glue import MINIGLUE
 from minipelt.paper.grid import grid
 
 PAPER = ["--methods", "ft,bitfit,adapter,prefix,lora,ap,apl", "--k", "100", "500", "1000", "all", "--seeds", "5"]
@@ -95,6 +96,43 @@ def test_learning_rates_are_a_list_too():
 def test_wrong_input_is_named(arguments, message):
     with pytest.raises(InputError, match=message):
         runs(*arguments)
+
+
+def write_rows(path, labels):
+    """A CSV file with a row for each label. Returns the path as a string."""
+    path.write_text("review,stars\n" + "".join(f"text {label},{label}\n" for label in labels))
+    return str(path)
+
+
+def own_runs(tmp_path, *arguments):
+    """The runs of a command line on own files."""
+    train, dev = write_rows(tmp_path / "mine.csv", "120"), write_rows(tmp_path / "dev.csv", "02")
+    columns = ["--text-column", "review", "--label-column", "stars", "--methods", "lora,apl", "--seeds", "1"]
+    return grid(make_parser("sweep").parse_args(["--train", train, "--dev", dev, *columns, *arguments]))
+
+
+def test_own_files_in_place_of_tasks(tmp_path):
+    lora, apl = own_runs(tmp_path)
+    assert [run.name for run in (lora, apl)] == ["mine-lora-seed1", "mine-apl-seed1"]
+    assert lora.k is None and lora.glue == "" and lora.data.labels == ("0", "1", "2")
+    assert (lora.data.text, lora.data.label, lora.data.dev) == ("review", "stars", str(tmp_path / "dev.csv"))
+    run, *_ = own_runs(tmp_path, "--name", "reviews", "--k", "2", "--regression")
+    assert run.name == "reviews-lora-k2-seed1" and run.spec.metrics == ("spearman", "pearson")
+
+
+def test_own_files_need_a_dev_file_and_a_name(tmp_path):
+    train = write_rows(tmp_path / "mine.csv", "12")
+    with pytest.raises(InputError, match="--train without --dev"):
+        grid(make_parser("sweep").parse_args(["--train", train, "--methods", "lora"]))
+    with pytest.raises(InputError, match="--name 'a/b': expected a name that a folder can have"):
+        own_runs(tmp_path, "--name", "a/b")
+
+
+def test_the_sample_rows_are_the_sample_rows_however_they_are_written():
+    (run,) = grid(make_parser("sweep").parse_args(
+        ["--glue", str(MINIGLUE), "--tasks", "cola", "--methods", "ft", "--seeds", "1"]
+    ))
+    assert run.sample_rows
 
 
 def test_the_sample_rows_stand_in_for_absent_files(tmp_path, monkeypatch, capsys):

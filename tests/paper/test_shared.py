@@ -5,9 +5,8 @@ import torch
 from helpers import tiny_run
 from safetensors.torch import load_file, save_file
 
-from minipelt import experiment
+from minipelt import experiment, splits
 from minipelt.experiment import prepare, run_experiment
-from minipelt.paper import sweep as chapter
 from minipelt.paper.sweep import Shared
 from minipelt.unipelt import slots
 
@@ -17,7 +16,7 @@ TRAIN_BASE = {"bitfit", "ft", "plb", "diff"}
 
 def test_each_file_is_read_once_and_each_base_loaded_once(tiny_folder, monkeypatch):
     reads, loads = [], []
-    real_read, real_load = chapter.read_split, experiment.load_base
+    real_read, real_load = splits.read_split, experiment.load_base
 
     def read_split(run, split):
         reads.append((run.task, split))
@@ -27,7 +26,7 @@ def test_each_file_is_read_once_and_each_base_loaded_once(tiny_folder, monkeypat
         loads.append(name)
         return real_load(name, device)
 
-    monkeypatch.setattr(chapter, "read_split", read_split)
+    monkeypatch.setattr(splits, "read_split", read_split)
     monkeypatch.setattr(experiment, "load_base", load_base)
     shared = Shared()
     for task in ("sst2", "rte"):

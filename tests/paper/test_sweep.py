@@ -133,6 +133,77 @@ def test_a_dry_run_lists_and_trains_nothing(whole, tiny_base, tmp_path, capsys):
     assert "0 of 12 runs to do" in capsys.readouterr().out
 
 
+# ---- own data
+
+
+@pytest.fixture
+def own_files(tmp_path):
+    """The options for a training, a dev and a test file of one's own; a line of the first is no row."""
+    for name, size in (("train", 12), ("dev", 6), ("test", 4)):
+        rows = "".join(f"text {number},{'yes' if number % 2 else 'no'}\n" for number in range(size))
+        (tmp_path / f"{name}.csv").write_text("text,label\n" + rows + ("bad,row,here\n" if name == "train" else ""))
+    files = [f"--{name}={tmp_path / name}.csv" for name in ("train", "dev", "test")]
+    return [*files, "--name", "mine", "--skip-bad-rows"]
+
+
+OWN_RECIPE = ["--methods", "lora,ft", "--seeds", "2", "--epochs", "1", "--max-length", "24", "--device", "cpu"]
+
+
+@pytest.mark.slow
+def test_own_data_from_the_sweep_to_the_picture(own_files, tiny_base, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["sweep", *own_files, *OWN_RECIPE, "--model", str(tiny_base), "--keep-runs", "--out", str(out)]
+    assert main([*command, "--dry-run"]) == 0
+    assert "4 of 4 runs to do" in capsys.readouterr().out
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("1 bad row skipped") == 1  # a file is read once
+    assert main(command) == 0  # nothing is left to do
+    records = read_results(out / "results.jsonl")
+    assert len(records) == 4
+    assert records[0]["rows"] == {"train": 12, "validation": 6, "test": 4}
+    assert set(records[0]["results"]["test"]) == {"accuracy", "macro_f1"}
+
+    folder = out / "runs/mine-tiny-lora-seed1"
+    assert main(["train", "--eval", str(folder)]) == 0
+    recorded = records[0]["results"]["test"]["macro_f1"]
+    assert f"{recorded!r} (recorded: {recorded!r})" in capsys.readouterr().out
+    assert main(["report", str(out)]) == 0
+    text = (out / "report.md").read_text()
+    assert "4 runs on " in text and "tiny and own files" in text
+    assert "| method | parameters | mine-tiny<br>accuracy" in text
+    pytest.importorskip("matplotlib")
+    folders = [str(folder) for folder in sorted((out / "runs").iterdir())]
+    for kind in ("compare", "curve"):
+        picture = tmp_path / f"{kind}.svg"
+        assert main(["plot", *folders, "--kind", kind, "--out", str(picture)]) == 0
+        assert "mine-tiny-ft-seed2" in picture.read_text()
+
+
+@pytest.mark.slow
+def test_a_name_is_of_one_set_of_files(own_files, tiny_base, tmp_path, capsys):
+    command = ["sweep", *OWN_RECIPE, "--methods", "lora", "--seeds", "1", "--model", str(tiny_base)]
+    command += ["--out", str(tmp_path / "out")]
+    assert main([*command, *own_files]) == 0
+    train, *others = own_files
+    (tmp_path / "other.csv").write_text((tmp_path / "train.csv").read_text())
+    assert main([*command, f"--train={tmp_path}/other.csv", *others]) == 2
+    err = capsys.readouterr().err
+    assert "has runs of mine with files train " in err and "expected another --out" in err
+    assert len(read_results(tmp_path / "out/results.jsonl")) == 1
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--train", "x.csv", "--tasks", "sst2"], "--tasks and --train: expected one of them"),
+    (["--train", "x.csv", "--glue", "glue"], "--glue has no effect on your own files"),
+    (["--train", "x.csv", "--valid-rows", "9"], "--valid-rows has no effect on your own files"),
+    (["--dev", "x.csv", "--regression"], "--dev, --regression: these belong to --train, for your own files"),
+])
+def test_options_that_do_not_go_with_own_files(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["sweep", "--methods", "lora", *arguments])
+    assert message in capsys.readouterr().err
+
+
 # ---- wrong input
 
 
