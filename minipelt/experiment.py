@@ -36,7 +36,7 @@ from minipelt.files import alone_in, append_json_lines, load_json, save_json, wr
 from minipelt.gate import mean_gates, record_gates
 from minipelt.loop import make_optimizer, predict, train
 from minipelt.progress import Stopwatch, scoring_bar, step_bar
-from minipelt.settings import Run
+from minipelt.settings import Run, plural
 from minipelt.splits import load_splits, read_split
 from minipelt.unipelt import attach, count_parameters
 from minipelt.weights import load
@@ -173,7 +173,7 @@ def run_in(folder, prepared, say, resume, save_seconds, wrap):
     record = describe_run(prepared)
     if resume:
         check_same(record, folder)
-    sizes = ", ".join(f"{name} {len(rows[name]):,} rows" for name in ("train", "validation", "test"))
+    sizes = ", ".join(f"{name} {plural(len(rows[name]), 'row')}" for name in ("train", "validation", "test"))
     say(f"{sizes}; {run.spec.metrics[0]}; {model.classifier.weight.device}")
     say(parameter_table(record["parameters"]))
 

@@ -23,7 +23,8 @@ def attach(model, method):
     Returns the model.
 
     The new modules are made on the model's device, initialised as their files say. Raises InputError if the model has
-    a method already, if the encoder is too small for it, or if a parameter would train that no part owns.
+    a method already, if the encoder is too small for it, if two parts want one slot, or if a parameter would train
+    that no part owns.
     """
     filled = any(getattr(module, slot) for _, module, slot in slots(model))
     rewritten = any(parametrize.is_parametrized(module) for module in model.modules())
@@ -40,17 +41,35 @@ def attach(model, method):
     def gate():
         return Gate(bert.config.hidden_size) if method.gated else None
 
+    taken = {}
     with bert.pooler.dense.weight.device:
         for file in files:
             if hasattr(file, "attach"):
                 file.attach(model, method, gate)
+                check_taken(model, taken)
         for layer in bert.encoder.layer:  # layer by layer, as the paper draws it
             for file in files:
                 if hasattr(file, "attach_layer"):
                     file.attach_layer(layer, method, gate)
+                    check_taken(model, taken)
     model.method = method
     check_owned(model)
     return model
+
+
+def check_taken(model, taken):
+    """Raise InputError if a part has put its module where another part's stood.
+
+    taken: {slot: its module} as it was when the last part had been attached; brought up to date.
+    """
+    for place, module, slot in slots(model):
+        filled, name = getattr(module, slot), f"{place}.{slot}".lstrip(".")
+        if filled is None:
+            continue
+        first = taken.setdefault(name, filled)
+        if first is not filled:
+            one, other = (getattr(each, "part", "a module without a part") for each in (first, filled))
+            raise InputError(f"{one} and {other} both fill the slot {name}; expected one module in a slot")
 
 
 def check_owned(model):

@@ -281,6 +281,20 @@ def test_a_new_method_is_a_file_and_a_row(tiny, monkeypatch):
     assert {"fake", "adapter"} < set(count_parameters(both))
 
 
+@pytest.mark.parametrize("put, other, slot", [
+    (put_into_layers, "parallel", "bert.encoder.layer.0.parallel"),
+    (put_into_the_encoder, "prompt", "bert.prompt"),
+    (put_beside_the_encoder, "side", "side"),
+])
+def test_two_parts_in_one_slot_are_refused(tiny, monkeypatch, put, other, slot):
+    name = "attach_layer" if put is put_into_layers else "attach"
+    add_method(monkeypatch, **{name: put(Owned(32, 32))})
+    model = BertClassifier(tiny, 2)
+    with pytest.raises(InputError, match=f"^{other} and fake both fill the slot {slot}; expected one module in a slot"):
+        attach(model, Method(f"fake+{other}"))
+    attach(detach(model), Method(f"fake+{'prompt' if other == 'parallel' else 'parallel'}"))
+
+
 @pytest.mark.parametrize("module", [nn.Linear(32, 32), Misspelt(32, 32), nn.Identity()])
 @pytest.mark.parametrize("put", [put_into_the_encoder, put_beside_the_encoder, put_into_layers])
 def test_a_module_that_no_part_owns_is_refused(tiny, monkeypatch, module, put):

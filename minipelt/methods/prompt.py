@@ -19,9 +19,10 @@ class Prompt(nn.Module):
     def __init__(self, embeddings, prompt_length):
         super().__init__()
         # Start as embeddings of random words: vectors from nowhere would be outside of what the frozen layers know
-        # (section 3.2). The first thousand entries of a BERT vocabulary are special and unused ones.
+        # (section 3.2). The first thousand entries of a BERT vocabulary are special and unused ones; a small one has
+        # none to spare.
         words = embeddings.word_embeddings
-        first = min(1000, words.num_embeddings - 1)
+        first = 1000 if words.num_embeddings > 2000 else 0
         chosen = torch.randint(first, words.num_embeddings, (1, prompt_length), device=words.weight.device)
         with torch.no_grad():
             self.vectors = nn.Parameter(embeddings.LayerNorm(words(chosen))[0])  # (P, D)

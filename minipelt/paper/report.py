@@ -17,6 +17,7 @@ from minipelt.glue import TASKS
 from minipelt.paper import charts
 from minipelt.paper.results import kind_of_rows, read_results
 from minipelt.paper.tables import SETTINGS, Results, find_reference, label, make_tables, run_on_record
+from minipelt.settings import plural
 
 # ---- Markdown
 
@@ -150,7 +151,7 @@ def introduction(results: Results) -> list[str]:
         validation = "the dev file picks the best epoch"
     theirs = "The paper's numbers are for BERT-base, five seeds, 50 epochs and 1,000 validation rows."
     text = (
-        f"{count(len(results.records), 'run')} on {p['model']} and {p['data']}, seeds {', '.join(map(str, seeds))}. "
+        f"{plural(len(results.records), 'run')} on {p['model']} and {p['data']}, seeds {', '.join(map(str, seeds))}. "
         f"At most {p['epochs']} epochs, patience {p['patience']}, {validation}, batches of {p['batch_size']}, "
         f"at most {p['max_length']} tokens{precision}. Scores are percent on {test_rows(results)}; "
         "small numbers are standard deviations over seeds (n - 1). Best bold, second underlined."
@@ -160,7 +161,7 @@ def introduction(results: Results) -> list[str]:
         failures = []
         for line in results.failed[:10]:
             failures.append(f"{run_on_record(line['run']).subject} {label(line['run'])}: {line['error']}")
-        paragraphs.append(f"{count(len(results.failed), 'run')} failed: {'; '.join(failures)}")
+        paragraphs.append(f"{plural(len(results.failed), 'run')} failed: {'; '.join(failures)}")
     return paragraphs
 
 
@@ -177,11 +178,6 @@ def test_rows(results: Results) -> str:
     if len(kinds) == 1:
         return TEST_ROWS[next(iter(kinds))]
     return ", and ".join(f"({kind}) {TEST_ROWS[kind]}" for kind in kinds)
-
-
-def count(number: int, noun: str) -> str:
-    """`1 run`, `1,234 runs`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def scores_section(results: Results, tables: dict) -> list[str]:
@@ -239,7 +235,7 @@ def timing_section(timing: dict | None, tables: dict) -> list[str]:
     return [
         "## Table 4: parameters and time",
         f"Percent of fine-tuning, measured side by side in one process on {timing['device']} with "
-        f"{count(timing['threads'], 'thread')}: medians of {count(timing['repeats'], 'turn')} after a warm-up; "
+        f"{plural(timing['threads'], 'thread')}: medians of {plural(timing['repeats'], 'turn')} after a warm-up; "
         f"{timing['model']}, "
         f"batches of {timing['batch_size']} rows of {timing['task']}.",
         plain_table(tables["table4"]),

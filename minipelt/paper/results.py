@@ -110,7 +110,7 @@ def append(path: Path, value: dict) -> None:
 
 
 def mend(path: Path, again: set[Run] = frozenset()) -> None:
-    """Make a results.jsonl ready for a sweep: there, writable, and of whole lines only.
+    """Make a results.jsonl, in a folder that is there, ready for a sweep: there, writable, and of whole lines only.
 
     A killed process may have begun a line. Failures of the runs in `again`, as `settings` gives them, are forgotten.
     Raises InputError for a file that cannot be written.
@@ -122,7 +122,6 @@ def mend(path: Path, again: set[Run] = frozenset()) -> None:
             lines.append(json.dumps(record) + "\n")
     text = "".join(lines)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a").close()
         if path.read_text(encoding="utf-8") != text:
             write_text(path, text)

@@ -28,7 +28,7 @@ from minipelt.glue import Example
 from minipelt.paper.grid import grid
 from minipelt.paper.results import append, check_protocol, mend, read_results, run_of, settings
 from minipelt.progress import HIDE_BARS
-from minipelt.settings import Run
+from minipelt.settings import Run, plural
 from minipelt.splits import count_rows
 from minipelt.tools.owndata import reader
 from minipelt.unipelt import detach
@@ -58,7 +58,7 @@ def sweep(args: Namespace) -> int:
     with alone_in(path.parent):  # two sweeps in one folder would take each other's runs for leftovers
         mend(path, again={settings(run) for run in runs} if args.retry_failed else set())
         code = do_share(runs, costs, shared, workers, path, args.keep_runs)
-    print(f"{len(runs)} runs on record in {path}; tables: python -m minipelt report {args.out}")
+    print(f"{plural(len(runs), 'run')} on record in {path}; tables: python -m minipelt report {args.out}")
     return code
 
 
@@ -97,8 +97,8 @@ def do_runs(
                 shutil.rmtree(folder)
             if "error" in record:
                 failed += 1
-            count, took = f"{i + 1:>5} of {len(runs)}", duration(seconds["seconds"])
-            tqdm.write(f"{count}  {runs[i].name:<44}  {outcome(record):>20}{took:>14}")
+            number, took = f"{i + 1:>5} of {len(runs)}", duration(seconds["seconds"])
+            tqdm.write(f"{number}  {runs[i].name:<44}  {outcome(record):>20}{took:>14}")
             bar.update(workers.add("worked", round(costs[i])) - bar.n)
     return failed
 
@@ -296,8 +296,8 @@ def list_runs(runs: list[Run], costs: list[float], path: Path, shared: Shared, t
         print(f"{run.name:<44}  {estimate:>22}")
     device = experiment.choose_device(runs[0].device)
     print(
-        f"{len(left)} of {len(runs)} runs to do: at most {duration(sum(left) / speed)} in one process "
-        f"(every epoch counted; early stopping shortens it); {device}, {threads} threads"
+        f"{len(left)} of {plural(len(runs), 'run')} to do: at most {duration(sum(left) / speed)} in one process "
+        f"(every epoch counted; early stopping shortens it); {device}, {plural(threads, 'thread')}"
     )
 
 

@@ -9,6 +9,7 @@ from minipelt.commands.plot import SUFFIXES
 from minipelt.errors import InputError, complain
 from minipelt.files import load_json, read_lines, write_bytes
 from minipelt.settings import Run
+from minipelt.tools.train import can_go_on
 from minipelt.unipelt import kept_parameters
 
 PANELS = 4  # of a row in the picture of gates
@@ -73,6 +74,8 @@ def read_results(folder):
     run = Run.load(folder)
     record = load_json(Path(folder) / "run.json")
     if "results" not in record:
+        if not can_go_on(Path(folder)):
+            raise InputError(f"{folder}: no test score on record; expected a run that was trained here to its end")
         raise InputError(
             f"{folder}: this run has no results yet, only --kind curve can draw it; "
             f"go on with: python train.py --resume {folder}"

@@ -17,10 +17,10 @@ from minipelt.bert import BertClassifier
 from minipelt.errors import InputError
 from minipelt.experiment import load_run, score
 from minipelt.files import write_text
+from minipelt.gate import mean_gates, record_gates
 from minipelt.progress import scoring_bar
 from minipelt.settings import Run
 from minipelt.tools import texts
-from minipelt.tools.gateview import look
 from minipelt.tools.merge import fold
 from minipelt.tools.submission import write_submissions
 
@@ -41,10 +41,11 @@ class Predictor(NamedTuple):
             raise InputError("the model's answer is not a number; expected a run and a base with finite weights")
         return logits
 
-    def gates(self, example):
-        """One Example -> {submodule: [gate of each layer]}, as the live page shows them."""
-        pair = [text for text in (example.text, example.text_b) if text is not None]
-        return look(self.model, self.tokenizer, self.run, pair)["gates"]
+    def ask(self, example):
+        """One Example -> (its logits (C) on the CPU, {submodule: [gate of each layer]} of the same pass)."""
+        with record_gates(self.model) as recorded:
+            logits = self.logits([example])[0]
+        return logits, mean_gates(recorded)  # a mean over one example: its own gates
 
 
 # ---- what is printed
@@ -163,10 +164,10 @@ def answer_each(predictor, examples, gates):
     """Print each example's prediction as soon as it is there, and its gates if wanted. Returns the logits (n, C)."""
     rows = []
     for example in examples:
-        logits = predictor.logits([example])[0]
+        logits, found = predictor.ask(example)
         print_answer(predictor.run.spec, example, logits)
         if gates:
-            print(draw_gates(predictor.gates(example), bars_for(sys.stdout)))
+            print(draw_gates(found, bars_for(sys.stdout)))
         rows.append(logits)
     return torch.stack(rows) if rows else None
 

@@ -30,6 +30,7 @@ from minipelt.settings import (
     Run,
     default_learning_rate,
     full_path,
+    plural,
 )
 from minipelt.tools import distributed
 from minipelt.tools.owndata import listing, own_data, own_name, reader
@@ -105,11 +106,19 @@ def to_resume(args) -> Run:
     run, folder = Run.load(args.resume, **changes(args)), Path(args.resume)
     if "results" in load_json(folder / "run.json"):
         raise InputError(f"{folder}: this run is finished; --eval {folder} scores it again")
-    log = folder / "metrics.jsonl"
-    began = log.is_file() and log.stat().st_size == 0  # and was stopped in its first epoch
-    if (folder / TRAINED).is_file() and not (folder / RESUME).is_file() and not began:
+    if not can_go_on(folder):
         raise InputError(f"{folder}: no {RESUME} to go on with; --eval {folder} scores its best epoch")
     return run
+
+
+def can_go_on(folder: Path) -> bool:
+    """Whether --resume can go on with an unfinished run: its state is there, or it was stopped in its first epoch.
+
+    A run that was imported, or whose state is gone, has trained tensors and nothing else.
+    """
+    log = folder / "metrics.jsonl"
+    began = log.is_file() and log.stat().st_size == 0
+    return (folder / RESUME).is_file() or began or not (folder / TRAINED).is_file()
 
 
 # ---- training
@@ -226,9 +235,8 @@ def what_differs(run: Run, record: dict, rows) -> list:
     """In what a score of `run` on these Rows is another than the one on record, as clauses."""
     if look_up(record, "results", "test") is None:
         return []
-    count = "1 test row" if len(rows) == 1 else f"{len(rows):,} test rows"
     compared = [
-        (len(rows), look_up(record, "rows", "test"), count),
+        (len(rows), look_up(record, "rows", "test"), plural(len(rows), "test row")),
         (run.glue, look_up(record, "run", "glue"), f"rows of {run.glue}"),
         (run.model, look_up(record, "run", "model"), f"base {run.model}"),
     ]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from helpers import TINY
 
@@ -41,6 +42,14 @@ def test_the_words_differ_and_none_is_a_special_or_unused_one():
     assert len(set(nearest.tolist())) >= 38
     assert nearest.min() >= 1000
     assert nearest.max() > 10_000
+
+
+@pytest.mark.parametrize("vocab_size", [60, 1000, 1001])
+def test_of_a_small_vocabulary_the_words_differ_too(vocab_size):
+    embeddings = BertEmbeddings(replace(TINY, vocab_size=vocab_size)).eval()
+    vectors = Prompt(embeddings, 10).vectors
+    nearest = torch.cdist(vectors, embeddings.LayerNorm(embeddings.word_embeddings.weight)).argmin(dim=1)
+    assert len(set(nearest.tolist())) >= 6
 
 
 def test_a_prompt_of_words_is_the_sentence_with_these_words(tiny, monkeypatch):

@@ -229,6 +229,30 @@ def test_another_protocol_wants_another_folder(whole, tiny_base, capsys):
     assert "has runs of sst2 with epochs 2; for 3, expected another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_the_folder_is_made_once(tiny_base, tmp_path, monkeypatch):
+    made, real = [], Path.mkdir
+
+    def mkdir(path, *rest, **options):
+        made.append(path)
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    out = tmp_path / "out"
+    assert main(["sweep", *ONE_RUN, "--model", str(tiny_base), "--out", str(out)]) == 0
+    assert made.count(out) == 1
+
+
+@pytest.mark.slow
+def test_one_run_with_one_thread_is_said_so(tiny_base, tmp_path, capsys):
+    command = ["sweep", *ONE_RUN, "--model", str(tiny_base), "--threads", "1", "--out", str(tmp_path)]
+    assert main([*command, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 1 run to do: at most" in out and out.endswith("; cpu, 1 thread\n")
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 run on record in ")
+
+
 def test_an_unwritable_folder_is_found_before_the_first_run(tiny_base, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["sweep", *ONE_RUN, "--model", str(tiny_base), "--out", str(tmp_path / "file")]) == 2

@@ -241,6 +241,20 @@ def test_unfinished_runs_are_refused(matplotlib, tmp_path):
         figure_of("curve", run)
 
 
+def test_an_imported_run_is_not_told_to_go_on(matplotlib, tmp_path, capsys):
+    """Nothing of it can: it has trained tensors, and neither a training state nor a log."""
+    run = make_run(tmp_path / "a", finished=False)
+    (tmp_path / "a" / "metrics.jsonl").unlink()
+    (tmp_path / "a" / "trained.safetensors").write_bytes(b"")
+    for kind in ("gates", "compare"):
+        with pytest.raises(InputError, match="no test score on record; expected a run that was trained here") as caught:
+            figure_of(kind, run)
+        assert "--resume" not in str(caught.value)
+    (tmp_path / "a" / "resume.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="go on with: python train.py --resume"):
+        figure_of("compare", run)
+
+
 def test_bad_input_is_one_line(matplotlib, command, tmp_path):
     run, out = make_run(tmp_path / "a", gates={}), tmp_path / "x.png"
 

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from minipelt.batches import encode
+from minipelt.bert import BertClassifier
 from minipelt.errors import InputError
 from minipelt.experiment import load_run, score
 from minipelt.files import load_json, save_json
 from minipelt.glue import TASKS, Example
 from minipelt.loop import predict
 from minipelt.settings import Data
+from minipelt.tools.gateview import look
 from minipelt.tools.predict import BARS, Predictor, bars_for, draw_gates
 from minipelt.tools.submission import SUBMISSIONS, submission_lines
 
@@ -112,6 +114,27 @@ def test_gates_are_shown_by_layer(trained, command):
     assert len(re.findall(r"\b[01]\.\d\d\b", out)) >= 3 * 4
     _, out, _ = command("predict", trained("sst2", "lora"), "--text", "a fine film", "--gates")
     assert "no gates" in out
+
+
+def test_the_gates_cost_no_second_pass(trained, command, monkeypatch):
+    """They are those of the pass that gave the answer, and what the live page shows."""
+    passes, real = [], BertClassifier.forward
+
+    def forward(model, *inputs):
+        passes.append(inputs)
+        return real(model, *inputs)
+
+    folder = trained("sst2", "apl")
+    with monkeypatch.context() as patch:
+        patch.setattr(BertClassifier, "forward", forward)
+        assert command("predict", folder, "--text", "a fine film", "--gates")[0] == 0
+    assert len(passes) == 1
+    run, _, model, tokenizer = load_run(folder)
+    _, found = Predictor(run, model, tokenizer).ask(Example("a fine film"))
+    expected = look(model, tokenizer, run, ["a fine film"])["gates"]
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        assert found[name] == pytest.approx(values, abs=1e-5)  # the page rounds
 
 
 def test_bars_grow_with_the_gate():
