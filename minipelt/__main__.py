@@ -7,6 +7,7 @@
 import sys
 from importlib import import_module
 
+from minipelt import progress
 from minipelt.commands import COMMANDS
 from minipelt.errors import run_command
 
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m minipelt") -> int
     command = import_module(f"minipelt.commands.{name}")
     parser = command.make_parser(f"{prog} {name}")
     args = parser.parse_args(argv[1:])
+    progress.quiet = bool(getattr(args, "quiet", False))
     if hasattr(command, "check"):
         command.check(parser, args)
     return run_command(lambda: work_of(command)(args), getattr(command, "INTERRUPTED", "interrupted"))

@@ -1,32 +1,125 @@
-"""What a waiting user sees: bars, and a stopwatch that tells training from validation.
+"""What a waiting user sees: bars on a terminal, a line every so often elsewhere, and with --quiet the result alone; and
+a stopwatch that tells training from validation.
 
 Kept out of the training loop.
 """
 
 import os
+import sys
 import time
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
-# tqdm's `disable`: None shows bars on a terminal only. Of several processes the first alone shows them.
-HIDE_BARS = True if int(os.environ.get("RANK", 0)) else None
+from minipelt.errors import complain
+
+SECONDS = 15  # between two lines of a log
+
+quiet = False  # as --quiet says; __main__.py sets it for each command
+
+
+def say(line):
+    """Print a line about the work above the bars, at once: a log in a file moves, too. With --quiet, nothing."""
+    if not quiet:
+        tqdm.write(line)
+        sys.stdout.flush()
 
 
 @contextmanager
-def step_bar(optimizer, done, total):
-    """A bar that moves on with every step of an optimizer. Yields it, for a postfix."""
-    with tqdm(total=total, initial=done, unit="step", disable=HIDE_BARS, leave=False) as bar:
-        with optimizer.register_step_post_hook(lambda *_: bar.update()):
+def progress_bar(total, done=0, unit="", name="", **style):
+    """A bar for `total` units of work. Yields it: `update(units)` moves it on, `set_postfix(best=0.8)` adds to it.
+
+    Where standard error is no terminal it is a Log. style: more of tqdm's options. Of several processes the first
+    alone shows anything.
+    """
+    if quiet or int(os.environ.get("RANK", 0)):
+        yield tqdm(disable=True)
+    elif sys.stderr is not None and sys.stderr.isatty():
+        with tqdm(total=total, initial=done, unit=unit or "it", **{"leave": False} | style) as bar:
+            yield bar
+    else:
+        yield Log(total, done, unit, name)
+
+
+@contextmanager
+def step_bar(optimizer, done, total, name=""):
+    """A bar that moves on with every step of an optimizer. Yields it."""
+    with progress_bar(total, done, "step", name) as bar:
+        with optimizer.register_step_post_hook(lambda *_: bar.update(1)):
             yield bar
 
 
 @contextmanager
 def scoring_bar(model, rows):
     """A bar that moves on with every batch of `rows` that goes through a model."""
-    with tqdm(total=len(rows), desc="scoring", unit="row", disable=HIDE_BARS, leave=False) as bar:
+    with progress_bar(len(rows), 0, "row", "scoring", desc="scoring") as bar:
         with model.register_forward_hook(lambda model, inputs, logits: bar.update(len(logits))):
             yield
+
+
+class Log:
+    """What stands for a bar where there is no terminal: now and then a plain line on standard error.
+
+        sst2-lora-seed1: step 1,200 of 16,850, loss 0.3127, 12.3 steps/s, at most 21 min 12 s left, epoch 3
+
+    It is written by `update`, SECONDS after the last one; short work leaves none.
+    """
+
+    def __init__(self, total, done=0, unit="", name=""):
+        self.total, self.done, self.n, self.unit, self.name = total, done, done, unit, name
+        self.notes, self.losses = {}, []
+        self.started = self.last_line = time.monotonic()
+
+    def update(self, units):
+        """So many units are done."""
+        self.n += units
+        now = time.monotonic()
+        if now - self.last_line >= SECONDS:
+            complain(self.line(now - self.started))
+            self.last_line, self.losses = now, []
+
+    def set_postfix(self, **notes):
+        """What the lines tell besides; `loss` gives way to that of the steps since the last line, if it is known."""
+        self.notes = notes
+
+    def line(self, seconds):
+        """The line after so many seconds."""
+        speed = (self.n - self.done) / seconds
+        where = f"{self.unit} {self.n:,} of {self.total:,}" if self.unit else f"{100 * self.n / self.total:.0f} %"
+        words = [f"{self.name}: {where}"]
+        notes = dict(self.notes)
+        if self.losses:
+            notes["loss"] = f"{sum(loss.item() for loss in self.losses) / len(self.losses):.4f}"
+        if self.unit:
+            words.append(f"{speed:.3g} {self.unit}s/s")
+        if speed:
+            words.append(f"at most {duration((self.total - self.n) / speed)} left")
+        words += [f"{name} {value}" for name, value in notes.items()]
+        return ", ".join(words)
+
+
+def watch(loss_function, bar):
+    """The same loss function, which tells a Log of every loss."""
+    if not isinstance(bar, Log):
+        return loss_function
+
+    def watched(logits, labels):
+        loss = loss_function(logits, labels)
+        bar.losses.append(loss.detach())
+        return loss
+
+    return watched
+
+
+def duration(seconds: float) -> str:
+    """93 -> 1 min 33 s."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    if minutes:
+        return f"{minutes} min {seconds:02} s"
+    return f"{seconds} s"
 
 
 class Stopwatch:

@@ -42,6 +42,12 @@ def add_economy_options(group: _ActionsContainer) -> None:
     add_options(group, Recipe, ("accumulate",))
 
 
+def add_quiet(group: _ActionsContainer) -> None:
+    """Add --quiet; __main__.py hands it to progress.py."""
+    help = "print the result alone: no bars, and no lines on the way (default without a terminal: a line now and then)"
+    group.add_argument("--quiet", action="store_true", help=help)
+
+
 def given(args: Namespace, names: tuple[str, ...]) -> dict:
     """{name: value} of the arguments that the user gave; the others are None."""
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

@@ -12,7 +12,7 @@ number of processes. times.jsonl gets the seconds. Running the command again goe
 import argparse
 from dataclasses import fields
 
-from minipelt.commands import add_economy_options, add_options
+from minipelt.commands import add_economy_options, add_options, add_quiet
 from minipelt.commands.train import add_own_data, check_own_data
 from minipelt.glue import TASKS
 from minipelt.settings import DEFAULT_MODEL, HYPERPARAMETERS, Method, Recipe, Run
@@ -101,6 +101,7 @@ def add_work_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="list the runs with an estimate of their time, and train nothing"
     )
+    add_quiet(group)
 
 
 class Words(argparse.Action):

@@ -8,7 +8,7 @@
 
 import argparse
 
-from minipelt.commands import add_economy_options, add_options
+from minipelt.commands import add_economy_options, add_options, add_quiet
 from minipelt.glue import TASKS
 from minipelt.settings import DEFAULT_MODEL, HYPERPARAMETERS, LETTERS, PARTS, Data, Method, Recipe, Run
 
@@ -18,7 +18,8 @@ DEFAULT_METHOD = "apl"
 DEFAULT_OUT = "runs"
 MOST_THREADS = 1024
 OWN_DATA = ("dev", "test", "name", "text_column", "text_b_column", "label_column", "regression", "skip_bad_rows")
-ON_A_RUN_FOLDER = ("device", "glue", "model", "threads")  # what --eval and --resume take; all else stands in the folder
+# What --eval and --resume take; all else stands in the folder.
+ON_A_RUN_FOLDER = ("device", "glue", "model", "threads", "quiet")
 
 
 def make_parser(prog: str) -> argparse.ArgumentParser:
@@ -60,6 +61,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     )
     training.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: as torch chooses)")
     training.add_argument("--out", metavar="FOLDER", help=f"where the run's folder is made (default: {DEFAULT_OUT})")
+    add_quiet(training)
     add_economy_options(parser.add_argument_group("less time or memory"))
 
     names = vars(parser.parse_args([]))

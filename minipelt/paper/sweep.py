@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 from torch.distributed import rendezvous
-from tqdm import tqdm
 
 from minipelt import experiment
 from minipelt.batches import collate, encode
@@ -27,7 +26,7 @@ from minipelt.files import alone_in, make_folder
 from minipelt.glue import Example
 from minipelt.paper.grid import grid
 from minipelt.paper.results import append, check_protocol, mend, read_results, run_of, settings
-from minipelt.progress import HIDE_BARS
+from minipelt.progress import duration, progress_bar, say
 from minipelt.settings import Run, plural
 from minipelt.splits import count_rows
 from minipelt.tools.owndata import reader
@@ -42,7 +41,7 @@ def sweep(args: Namespace) -> int:
     torch.set_num_threads(args.threads)
     workers.choose_gpu()
     runs = grid(args)
-    checked = what_the_machine_has(runs[0], experiment.choose_device(args.device), tqdm.write)
+    checked = what_the_machine_has(runs[0], experiment.choose_device(args.device), print)
     runs = [replace(run, precision=checked.precision, compile=checked.compile) for run in runs]
     path = Path(args.out) / "results.jsonl"
     check_protocol(runs, path)
@@ -84,11 +83,11 @@ def do_runs(
     todo = sum(round(units) for units, is_missing in zip(costs, missing, strict=True) if is_missing)
     failed = 0
     layout = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=todo, disable=HIDE_BARS, bar_format=layout) as bar:
+    with progress_bar(todo, name="sweep", bar_format=layout, leave=True) as bar:
         for i in workers.claims(len(runs)):
             if not missing[i]:
                 continue
-            bar.set_postfix_str(f"{runs[i].name}, {i + 1} of {len(runs)}")
+            bar.set_postfix(run=f"{i + 1} of {len(runs)}, {runs[i].name}")
             folder = path.parent / "runs" / runs[i].name
             record, seconds = do_run(runs[i], shared, folder)
             append(path, record)
@@ -98,7 +97,7 @@ def do_runs(
             if "error" in record:
                 failed += 1
             number, took = f"{i + 1:>5} of {len(runs)}", duration(seconds["seconds"])
-            tqdm.write(f"{number}  {runs[i].name:<44}  {outcome(record):>20}{took:>14}")
+            say(f"{number}  {runs[i].name:<44}  {outcome(record):>20}{took:>14}")
             bar.update(workers.add("worked", round(costs[i])) - bar.n)
     return failed
 
@@ -299,14 +298,3 @@ def list_runs(runs: list[Run], costs: list[float], path: Path, shared: Shared, t
         f"{len(left)} of {plural(len(runs), 'run')} to do: at most {duration(sum(left) / speed)} in one process "
         f"(every epoch counted; early stopping shortens it); {device}, {plural(threads, 'thread')}"
     )
-
-
-def duration(seconds: float) -> str:
-    """93 -> 1 min 33 s."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    if minutes:
-        return f"{minutes} min {seconds:02} s"
-    return f"{seconds} s"

@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from minipelt import fingerprint
 from minipelt.batches import encode
@@ -21,6 +20,7 @@ from minipelt.errors import InputError, complain, describe_os_error
 from minipelt.experiment import choose_device, load_run, new_folder, prepare, run_experiment, test
 from minipelt.files import load_json
 from minipelt.glue import find_data, get_task
+from minipelt.progress import say
 from minipelt.settings import (
     DEFAULT_MODEL,
     HYPERPARAMETERS,
@@ -131,9 +131,9 @@ def record_run(prepared, folder):
     if (folder / "run.json").is_file() and not resume:
         print(f"{folder}: no epoch was finished; the run begins anew")
     if run.spec.labels and run.data:
-        print(f"{len(run.spec.labels)} classes: {listing(run.spec.labels)}")
+        say(f"{len(run.spec.labels)} classes: {listing(run.spec.labels)}")
     recipe = run.recipe
-    print(
+    say(
         f"{run.method.name} on {run.task}, base {run.model}, seed {recipe.seed}, "
         f"learning rate {recipe.learning_rate:g}"
     )
@@ -151,12 +151,6 @@ def record_run(prepared, folder):
         ) from None
     distributed.stop()
     print(f"{result_table(record)}\nrun folder: {folder}")
-
-
-def say(line):
-    """Print a line above the bars, at once: a log in a file moves, too."""
-    tqdm.write(line)
-    sys.stdout.flush()
 
 
 def what_is_kept(folder):

@@ -423,13 +423,6 @@ def test_each_number_is_claimed_once():
 # ---- estimates
 
 
-@pytest.mark.parametrize("seconds, text", [
-    (0.4, "0 s"), (59, "59 s"), (93, "1 min 33 s"), (3600, "1 h 00 min"), (90061, "25 h 01 min"),
-])
-def test_durations(seconds, text):
-    assert chapter.duration(seconds) == text
-
-
 def test_a_run_costs_what_goes_through_the_encoder(tiny_base):
     """Rows of 24 tokens at most; K = 20 rows train twice forward and back, 20 validate, all of dev tests once."""
     def runs(*more):
