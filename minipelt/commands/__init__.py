@@ -5,12 +5,14 @@ the parsed arguments; and, where need be, `check(parser, args)`, which refuses a
 `INTERRUPTED`, the line that Ctrl-C leaves.
 """
 
-from argparse import Namespace, _ActionsContainer
+from argparse import ArgumentTypeError, Namespace, _ActionsContainer
 from dataclasses import fields
 
 from minipelt.settings import Recipe, Run
 
 COMMANDS = ("train", "predict", "describe", "plot", "export", "fetch", "sweep", "report", "gates", "timing", "live")
+DEFAULT_THREADS = 1
+MOST_THREADS = 1024
 
 
 def add_options(group: _ActionsContainer, settings: type, names: tuple[str, ...]) -> None:
@@ -40,6 +42,22 @@ def add_economy_options(group: _ActionsContainer) -> None:
     """Add what makes a run cheaper (economy.py): all off by default."""
     add_options(group, Run, ("precision", "compile", "gradient_checkpointing"))
     add_options(group, Recipe, ("accumulate",))
+
+
+def add_threads(group: _ActionsContainer) -> None:
+    """Add --threads, one default for all that trains."""
+    group.add_argument(
+        "--threads", type=number_of_threads, default=DEFAULT_THREADS, metavar="N",
+        help="CPU threads of each process; the last digits of a score depend on it, so the default is the same on "
+        f"every machine; on a quiet one with long batches more may be faster (default: {DEFAULT_THREADS})",
+    )
+
+
+def number_of_threads(text: str) -> int:
+    """What --threads says. Raises ArgumentTypeError for what is no number of threads."""
+    if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MOST_THREADS:
+        return int(text)
+    raise ArgumentTypeError(f"{text}; expected 1 to {MOST_THREADS:,}")
 
 
 def add_quiet(group: _ActionsContainer) -> None:

@@ -12,7 +12,7 @@ number of processes. times.jsonl gets the seconds. Running the command again goe
 import argparse
 from dataclasses import fields
 
-from minipelt.commands import add_economy_options, add_options, add_quiet
+from minipelt.commands import add_economy_options, add_options, add_quiet, add_threads
 from minipelt.commands.train import add_own_data, check_own_data
 from minipelt.glue import TASKS
 from minipelt.settings import DEFAULT_MODEL, HYPERPARAMETERS, Method, Recipe, Run
@@ -87,11 +87,7 @@ def add_work_options(group: argparse._ArgumentGroup) -> None:
         "--device", default="auto", metavar="DEVICE",
         help="auto, cpu, cuda or mps; with several GPUs each process takes one (default: auto)",
     )
-    group.add_argument(
-        "--threads", type=int, default=1, metavar="N",
-        help="CPU threads of each process; scores depend on it in the last digits, and on nothing else about the "
-        "machine's use (default: %(default)s)",
-    )
+    add_threads(group)
     group.add_argument(
         "--keep-runs", action="store_true", help="keep every run's folder, with its trained tensors, under OUT/runs"
     )

@@ -8,6 +8,7 @@ alike.
 
 import argparse
 
+from minipelt.commands import add_quiet, add_threads
 from minipelt.commands.sweep import Words
 from minipelt.settings import DEFAULT_MODEL, Recipe
 
@@ -35,7 +36,8 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=int, default=15, metavar="N", help="turns that count (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
+    add_threads(parser)
+    add_quiet(parser)
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument(
         "--out", default="results", metavar="FOLDER", help="where timing.json goes (default: %(default)s)"

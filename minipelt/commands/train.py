@@ -8,7 +8,7 @@
 
 import argparse
 
-from minipelt.commands import add_economy_options, add_options, add_quiet
+from minipelt.commands import add_economy_options, add_options, add_quiet, add_threads
 from minipelt.glue import TASKS
 from minipelt.settings import DEFAULT_MODEL, HYPERPARAMETERS, LETTERS, PARTS, Data, Method, Recipe, Run
 
@@ -16,7 +16,6 @@ WORK = "minipelt.tools.train:train"
 INTERRUPTED = "interrupted: nothing was trained yet"
 DEFAULT_METHOD = "apl"
 DEFAULT_OUT = "runs"
-MOST_THREADS = 1024
 OWN_DATA = ("dev", "test", "name", "text_column", "text_b_column", "label_column", "regression", "skip_bad_rows")
 # What --eval and --resume take; all else stands in the folder.
 ON_A_RUN_FOLDER = ("device", "glue", "model", "threads", "quiet")
@@ -59,7 +58,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     training.add_argument(
         "--device", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto: cuda, else mps, else cpu)"
     )
-    training.add_argument("--threads", type=int, metavar="N", help="of the CPU (default: as torch chooses)")
+    add_threads(training)
     training.add_argument("--out", metavar="FOLDER", help=f"where the run's folder is made (default: {DEFAULT_OUT})")
     add_quiet(training)
     add_economy_options(parser.add_argument_group("less time or memory"))
@@ -114,8 +113,6 @@ def flags(names) -> str:
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse arguments that do not go together, or would have no effect."""
     given = [name for name, value in vars(args).items() if value is not None]
-    if args.threads is not None and not 1 <= args.threads <= MOST_THREADS:
-        parser.error(f"--threads is {args.threads}; expected 1 to {MOST_THREADS}")
     if args.eval or args.resume:
         check_run_folder(parser, args, given)
         return

@@ -17,8 +17,8 @@ def grid(args: Namespace) -> list[Run]:
 
     Raises InputError for a wrong name or value, and for a grid without runs.
     """
-    if args.seeds < 1 or args.threads < 1:
-        raise InputError("--seeds and --threads: expected numbers of at least 1")
+    if args.seeds < 1:
+        raise InputError(f"--seeds {args.seeds}: expected a number of at least 1")
     subjects = list_subjects(args)
     methods = list_methods(args)
     sizes = [parse_k(text) for text in list_sizes(args)]

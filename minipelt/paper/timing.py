@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from torch.nn.utils import clip_grad_norm_
-from tqdm import trange
 
 from minipelt.batches import collate
 from minipelt.bert import BertClassifier
@@ -23,6 +22,7 @@ from minipelt.files import save_json
 from minipelt.glue import find_data, get_task
 from minipelt.loop import loss_function, make_optimizer
 from minipelt.paper.sweep import Shared
+from minipelt.progress import progress_bar
 from minipelt.settings import DEFAULT_MODEL, Method, Recipe, Run
 from minipelt.unipelt import count_parameters, kept_parameters, trained_parameters
 
@@ -135,11 +135,13 @@ def inference_step(model: BertClassifier, batch: tuple) -> Callable[[], None]:
 def take_turns(steps: dict[str, Callable], repeats: int, device: torch.device) -> dict[str, float]:
     """{name: median seconds} of functions that take turns."""
     seconds = {name: [] for name in steps}
-    for turn in trange(-1, repeats, desc="turns", disable=None, leave=False):
-        for name, step in steps.items():
-            elapsed = stopwatch(step, device)
-            if turn >= 0:
-                seconds[name].append(elapsed)
+    with progress_bar(repeats + 1, unit="turn", name="timing") as bar:
+        for turn in range(-1, repeats):
+            for name, step in steps.items():
+                elapsed = stopwatch(step, device)
+                if turn >= 0:
+                    seconds[name].append(elapsed)
+            bar.update(1)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

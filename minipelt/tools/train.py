@@ -13,7 +13,7 @@ import torch
 
 from minipelt import fingerprint
 from minipelt.batches import encode
-from minipelt.commands import given
+from minipelt.commands import DEFAULT_THREADS, given
 from minipelt.commands.train import DEFAULT_METHOD, DEFAULT_OUT
 from minipelt.economy import what_the_machine_has
 from minipelt.errors import InputError, complain, describe_os_error
@@ -43,8 +43,7 @@ ECONOMY = ("precision", "compile", "gradient_checkpointing")
 
 def train(args):
     """The command. Returns the exit code, or None if all went well."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads or DEFAULT_THREADS)
     if args.eval:
         return evaluate(args)
     number = int(os.environ.get("RANK", 0))  # of this process, under torchrun

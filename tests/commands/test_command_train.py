@@ -40,8 +40,6 @@ def test_what_is_not_given_is_none():
     (["--eval", "runs/x", "--rank", "4"], "--rank: no effect with --eval, which takes the settings of its folder and"),
     (["--eval", "runs/x", "--resume", "runs/x"], "--resume: no effect with --eval"),
     (["--resume", "runs/x", "--epochs", "9", "--out", "y"], "--epochs, --out: no effect with --resume"),
-    (["--task", "sst2", "--threads", "0"], "--threads is 0; expected 1 to 1024"),
-    (["--task", "sst2", "--threads", "1000000000"], "--threads is 1000000000; expected 1 to 1024"),
     (["--task", "sst2", "--k", "many"], "argument --k: invalid int value: 'many'"),
 ])
 def test_arguments_that_do_not_go_together(arguments, message, capsys):
@@ -54,5 +52,5 @@ def test_arguments_that_do_not_go_together(arguments, message, capsys):
 @pytest.mark.parametrize("option", ["--eval", "--resume"])
 def test_what_a_run_folder_takes_besides(option):
     parser = command.make_parser("train")
-    arguments = [option, "runs/x", "--device", "cpu", "--glue", "glue", "--model", "m", "--threads", "2"]
+    arguments = [option, "runs/x", "--device", "cpu", "--glue", "glue", "--model", "m", "--threads", "2", "--quiet"]
     command.check(parser, parser.parse_args(arguments))

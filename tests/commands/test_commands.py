@@ -174,3 +174,22 @@ def test_a_character_that_the_terminal_lacks_ends_no_command(tmp_path):
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
     assert "caf\\xe9" in result.stderr and "Traceback" not in result.stderr
+
+
+# ---- threads
+
+
+@pytest.mark.parametrize("name", ["train", "sweep", "timing"])
+def test_all_that_trains_has_one_default_of_threads(name):
+    """And says the rule."""
+    text = " ".join(command_file(name).make_parser(name).format_help().split())
+    assert "the default is the same on every machine" in text and "(default: 1)" in text
+
+
+@pytest.mark.parametrize("name", ["train", "sweep", "timing"])
+@pytest.mark.parametrize("number", ["0", "-1", "1000000000", "two", "1.5", "9" * 5000])
+def test_what_is_no_number_of_threads_is_refused(name, number, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command_file(name).make_parser(name).parse_args([f"--threads={number}"])
+    assert stopped.value.code == 2
+    assert "expected 1 to 1,024" in capsys.readouterr().err

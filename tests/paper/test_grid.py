@@ -88,8 +88,7 @@ def test_learning_rates_are_a_list_too():
     (["--methods", "xyz"], "unknown method 'xyz'"),
     (["--methods", "ft", "--k", "many"], "--k many: expected a number of training rows, or all"),
     (["--methods", "ft", "--k", "0"], "k is 0; expected a number above 0"),
-    (["--methods", "ft", "--seeds", "0"], "--seeds and --threads: expected numbers of at least 1"),
-    (["--methods", "ft", "--threads", "0"], "--seeds and --threads: expected numbers of at least 1"),
+    (["--methods", "ft", "--seeds", "0"], "--seeds 0: expected a number of at least 1"),
     (["--methods", ","], "an empty grid"),
     (["--methods", "ft", "--tasks", ","], "an empty grid"),
 ])
