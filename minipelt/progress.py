@@ -86,7 +86,7 @@ class Log:
         """The line after so many seconds."""
         speed = (self.n - self.done) / seconds
         where = f"{self.unit} {self.n:,} of {self.total:,}" if self.unit else f"{100 * self.n / self.total:.0f} %"
-        words = [f"{self.name}: {where}"]
+        words = [f"{self.name}: {where}" if self.name else where]
         notes = dict(self.notes)
         if self.losses:
             notes["loss"] = f"{sum(loss.item() for loss in self.losses) / len(self.losses):.4f}"

@@ -106,7 +106,11 @@ def test_work_without_a_unit_is_told_in_percent(clock, capsys):
         clock[0] += 60
         bar.set_postfix(run="3 of 12")
         bar.update(50)
-    assert capsys.readouterr().err == "sweep: 25 %, at most 3 min 00 s left, run 3 of 12\n"
+    with progress_bar(200) as bar:  # nor need it have a name
+        clock[0] += 60
+        bar.update(100)
+    expected = "sweep: 25 %, at most 3 min 00 s left, run 3 of 12\n50 %, at most 1 min 00 s left\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_a_terminal_has_bars_and_no_lines(clock, terminal):

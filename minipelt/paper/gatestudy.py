@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from minipelt.batches import Rows, encode
 from minipelt.bert import BertClassifier
@@ -24,7 +23,7 @@ from minipelt.loop import predict
 from minipelt.paper.gatechart import draw
 from minipelt.paper.gatetables import gather, report
 from minipelt.paper.results import append, mend, read_results, run_of, settings
-from minipelt.progress import HIDE_BARS, scoring_bar
+from minipelt.progress import progress_bar, say, scoring_bar
 from minipelt.settings import Run
 from minipelt.splits import read_split
 
@@ -138,11 +137,12 @@ def measure_all(folders: list[str], path: Path, changes: dict) -> None:
     """Add a line to gates.jsonl for every run that has none. `changes` replace the runs' settings: glue, device."""
     done = {settings(run_of(record, path)) for record in read_results(path)}
     todo = list(with_gates(folders, done, changes))
-    with tqdm(todo, unit="run", disable=HIDE_BARS) as bar:
-        for folder in bar:
+    with progress_bar(len(todo), unit="run", name="gates") as bar:
+        for folder in todo:
             line = measure(folder, **changes)
             append(path, line)
-            tqdm.write(f"{folder}: {outcome(line)}")
+            say(f"{folder}: {outcome(line)}")
+            bar.update(1)
 
 
 def outcome(line: dict) -> str:

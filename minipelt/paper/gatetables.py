@@ -22,8 +22,8 @@ from minipelt.errors import InputError
 from minipelt.glue import TASKS
 from minipelt.paper import numbers
 from minipelt.paper.report import markdown, number
-from minipelt.paper.results import protocol, run_of
-from minipelt.paper.tables import label, order_of
+from minipelt.paper.results import kind_of_rows, run_of
+from minipelt.paper.tables import label, order_of, run_on_record
 
 SPREADS = ("over layers", "over sentences", "over seeds", "over tasks")
 
@@ -223,7 +223,7 @@ def report(studies: list[Study]) -> str:
     lines = [line for study in studies for line in study.all_lines()]
     seeds = sorted({line["run"]["recipe"]["seed"] for line in lines})
     models = sorted({Path(line["run"]["model"]).name for line in lines})
-    data = sorted({protocol(line["run"])["data"] for line in lines})
+    data = sorted({kind_of_rows(run_on_record(line["run"])) for line in lines})
     paragraphs = [
         "# Gates",
         f"{len(lines)} runs on {', '.join(models)} and {', '.join(data)}, seeds {', '.join(map(str, seeds))}; "
