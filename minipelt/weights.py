@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers.implementations import BertWordPieceTokenizer
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from minipelt import fingerprint
 from minipelt.bert import BertConfig, BertModel
@@ -73,7 +75,7 @@ def load_encoder(folder):
     """
     config = BertConfig.from_json(Path(folder) / "config.json")
     path = Path(folder) / "model.safetensors"
-    with torch.device("meta"):  # shapes without numbers: nothing is allocated before the tensors are known to fit
+    with torch.device("meta"), WithoutNumbers():  # nothing is allocated before the tensors are known to fit
         bert = BertModel(config)
     found = read_encoder_tensors(path)
     expected = bert.state_dict()
@@ -88,6 +90,18 @@ def load_encoder(folder):
         found["pooler.dense.bias"] = torch.zeros(D)
     bert.load_state_dict(found, assign=True)
     return bert.eval()
+
+
+class WithoutNumbers(TorchFunctionMode):
+    """While open, `nn.init.normal_` leaves a tensor as it is.
+
+    On the meta device there is nothing to draw, and to find that out torch imports its compiler: a second.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is nn.init.normal_:
+            return kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def read_encoder_tensors(path):

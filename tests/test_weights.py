@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY, WORDS
+from helpers import ENVIRONMENT, TINY, WORDS
 from safetensors.torch import load_file, save_file
 
 import minipelt
@@ -58,6 +59,19 @@ def old_names(tensors):
         name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
         renamed[name] = tensor
     return renamed
+
+
+@pytest.mark.slow
+def test_loading_does_not_wait_for_torch_s_compiler(tiny_folder):
+    """A second that one `normal_` on the meta device costs; a prediction does not need it."""
+    program = (
+        "import sys\n"
+        "from minipelt.weights import load\n"
+        f"load({str(tiny_folder)!r})\n"
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 POSITIONS = torch.arange(128)[None]
