@@ -10,7 +10,9 @@ from dataclasses import fields
 
 from minipelt.settings import Recipe, Run
 
-COMMANDS = ("train", "predict", "describe", "plot", "export", "fetch", "sweep", "report", "gates", "timing", "live")
+COMMANDS = (
+    "train", "predict", "describe", "plot", "export", "fetch", "sweep", "report", "gates", "timing", "growth", "live",
+)
 DEFAULT_THREADS = 1
 MOST_THREADS = 1024
 

@@ -77,6 +77,29 @@ def sort_into_panels(rows: list[dict]) -> dict:
     return panels
 
 
+def draw_growth(axes: list[dict], path: Path) -> None:
+    """Milliseconds against each size that grows, both in logarithms; dotted what the count of multiplications predicts,
+    through the last point. axes: as growth.json has them.
+    """
+    figure, grid = make_panels(len(axes))
+    for panel, each in zip(grid, axes, strict=True):
+        points = each["points"]
+        values = [point["value"] for point in points]
+        for colour, cost in zip(("C0", "C1"), ("training", "inference"), strict=True):
+            panel.plot(values, [point[cost] for point in points], marker="o", color=colour, label=cost)
+            scale = points[-1][cost] / points[-1][f"{cost}_flops"]
+            predicted = [scale * point[f"{cost}_flops"] for point in points]
+            panel.plot(values, predicted, linestyle=":", color=colour, label=f"{cost}, predicted")
+        panel.set_xscale("log", base=2)
+        panel.set_yscale("log")
+        panel.set_xticks(values, [str(value) for value in values])
+        name = each["axis"].replace("_", " ")
+        panel.set(title=f"{name}, {each['method']}", xlabel=name, ylabel="milliseconds")
+        panel.grid(alpha=0.3)
+    add_legend(figure, grid)
+    save(figure, path)
+
+
 def make_panels(size: int):
     """(a Figure, its `size` axes), three in a row."""
     from matplotlib.figure import Figure

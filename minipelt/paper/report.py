@@ -232,12 +232,18 @@ def timing_section(timing: dict | None, tables: dict) -> list[str]:
     """Table 4."""
     if "table4" not in tables:
         return []
+    padding = ""
+    if "max_length" in timing:  # older files have one length, that of the batch's longest row
+        padding = (
+            f", padded to {timing['max_length']} tokens; real batches: {timing['lengths']['real']['batches']} others, "
+            "each as long as its longest row"
+        )
     return [
         "## Table 4: parameters and time",
         f"Percent of fine-tuning, measured side by side in one process on {timing['device']} with "
         f"{plural(timing['threads'], 'thread')}: medians of {plural(timing['repeats'], 'turn')} after a warm-up; "
         f"{timing['model']}, "
-        f"batches of {timing['batch_size']} rows of {timing['task']}.",
+        f"batches of {timing['batch_size']} rows of {timing['task']}{padding}.",
         plain_table(tables["table4"]),
     ]
 

@@ -319,12 +319,16 @@ def table_4(timing: dict) -> Iterator[dict]:
     """Parameters, and times relative to fine-tuning, as timing.py measured them."""
     for row in timing["methods"]:
         training, inference = numbers.TABLE_4.get(row["method"], (None, None))
-        yield {
+        line = {
             "method": row["method"], "parameters": row["parameters"],
             "share of base": 100 * row["parameters"] / timing["base"],
             "training": 100 * row["training"], "paper's training": training,
             "inference": 100 * row["inference"], "paper's inference": inference,
         }
+        if "real" in row:  # older files have one length
+            for kind, cell in row["real"].items():
+                line[f"{kind}, real batches"] = 100 * cell["of_ft"]
+        yield line
 
 
 def comparisons(results: Results, reference: str) -> Iterator[dict]:
