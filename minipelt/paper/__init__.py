@@ -6,7 +6,8 @@
     numbers.py   what the paper reports
     tables.py    results -> means, upper bounds, gates against none, paired tests
     report.py    tables -> Markdown and CSV        charts.py    tables -> figures, with matplotlib
-    timing.py    the time of training and of inference, for Table 4
+    timing.py    the benchmark, and Table 4's times: with race.py, machine.py, peers.py
+    growth.py    how the cost of a step grows with each size        flops.py     what a count on paper predicts
     gatestudy.py trained runs with constants in the place of their gates; gatetables.py, gatechart.py show what it gives
     figures/     the tutorial's figures, and the script that draws them
     results/     all runs measured so far with their reports; README.md says what they show

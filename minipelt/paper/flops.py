@@ -1,4 +1,4 @@
-"""What theory says a step costs: the multiplications and additions of its matrix products, counted on paper.
+"""What theory says a step costs: the multiplications and additions of its products, counted on paper, and memory.
 
     (n, k) @ (k, m) takes 2 n k m of them: so many products, and so many sums.
 
@@ -74,3 +74,22 @@ def training_flops(config: BertConfig, method: Method, B: int, T: int, num_outpu
         + 3 * attention_products(config, method, B, T)
         + 3 * (method_products(config, method, B, T) + prefix_network(config, method) + head)
     )
+
+
+def kept_bytes(config: BertConfig, method: Method, B: int, T: int) -> int:
+    """About what the layers keep for the backward pass on a CPU with dropout; of adapter, prefix, lora and unions.
+
+    What is kept are the factors of products that need a gradient, and the inputs of what is not linear. A frozen layer
+    keeps nothing but its own weight.
+    """
+    D, H = config.hidden_size, config.num_attention_heads
+    keys = T + method.prefix_length if "prefix" in method.parts else T
+    kept = 3 * D + 3 * H * keys  # query, key, value; attention weights, their dropout, and what it leaves
+    kept += 2 * D + 2 * D + config.intermediate_size  # dropout twice, the input of two LayerNorms and of GELU
+    if "adapter" in method.parts:
+        kept += 2 * D + method.bottleneck  # its LayerNorm's input, its own, and what is between its matrices
+        kept += D if method.gated else 0  # what its gate scales
+    if "lora" in method.parts:
+        kept += D + 2 * method.rank
+        kept += 2 * D if method.gated else 0
+    return 4 * config.num_hidden_layers * B * T * kept  # float32

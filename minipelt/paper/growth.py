@@ -1,4 +1,4 @@
-"""How the cost of a step grows: one size at a time, measured, beside what a count of multiplications predicts.
+"""How the cost of a step grows: one size at a time, measured, beside what a count on paper predicts.
 
 The encoder has random weights, since no time depends on their values, and is narrow, so that 24 layers and 512 tokens
 fit. Sizes of one axis take turns, as in the benchmark. A slope is that of cost against size with both in logarithms, a
@@ -23,7 +23,7 @@ from minipelt.errors import InputError
 from minipelt.experiment import choose_device
 from minipelt.files import load_json, make_folder, save_json, write_text
 from minipelt.paper import charts
-from minipelt.paper.flops import inference_flops, training_flops
+from minipelt.paper.flops import inference_flops, kept_bytes, training_flops
 from minipelt.paper.machine import describe_machine, memory_of_training
 from minipelt.paper.race import inference_step, keep_what_is_saved, take_turns, training_step
 from minipelt.paper.report import markdown, number
@@ -117,7 +117,7 @@ def sizes_at(axis: Axis, value: int) -> tuple[BertConfig, Method, int, int]:
 
 def measure(axis: Axis, repeats: int, device: torch.device) -> list[dict]:
     """A point for each value: {"value", "training", "inference": milliseconds, "memory": bytes of a training step,
-    "training_flops", "inference_flops": as counted on paper}.
+    "training_flops", "inference_flops", "kept": bytes, as counted on paper}.
     """
     points, models, batches, steps = [], {}, {}, {}
     for value in axis.values:
@@ -129,6 +129,7 @@ def measure(axis: Axis, repeats: int, device: torch.device) -> list[dict]:
         points.append({
             "value": value,
             "memory": memory_of_training(models[value], steps[value], device)["step"],
+            "kept": kept_bytes(config, method, B, T),
             "training_flops": training_flops(config, method, B, T),
             "inference_flops": inference_flops(config, method, B, T),
         })
@@ -169,8 +170,8 @@ def report(record: dict) -> str:
         f"Medians of {record['repeats']} turns on {record['device']} with {record['threads']} threads "
         f"({record['machine']['processor']}, torch {record['machine']['torch']}).",
         "A slope is that of the cost against the size, both in logarithms, through the last three sizes. Predicted: of "
-        "the count of multiplications in `flops.py`. Memory: what a training step keeps for its backward pass, and the "
-        "gradients.",
+        "the counts in `flops.py`. Memory: what a training step keeps for its backward pass, and the gradients, which "
+        "the prediction leaves out.",
         slope_table(record["axes"]),
         "![Milliseconds against each size, measured and predicted](growth.svg)",
         point_table(record["axes"]),
@@ -186,8 +187,10 @@ def slope_table(axes: list[dict]) -> str:
         cells.append(f"{points[0]['value']} to {points[-1]['value']}")
         for cost in COSTS:
             cells += [number(slope(points, cost)), number(slope(points, f"{cost}_flops"))]
-        rows.append([*cells, number(slope(points, "memory"))])
-    header = ["size", "method", "from, to", "training", "predicted", "inference", "predicted", "memory"]
+        rows.append([*cells, number(slope(points, "memory")), number(slope(points, "kept"))])
+    header = [
+        "size", "method", "from, to", "training", "predicted", "inference", "predicted", "memory", "predicted",
+    ]
     return markdown(header, rows)
 
 
@@ -200,6 +203,7 @@ def point_table(axes: list[dict]) -> str:
                 each["axis"].replace("_", " "), str(point["value"]), number(point["training"], 1),
                 number(point["training_flops"] / 1e9), number(point["inference"], 1),
                 number(point["inference_flops"] / 1e9), number(point["memory"] / 1e6, 1),
+                number(point["kept"] / 1e6, 1),
             ])
-    header = ["size", "", "training, ms", "GFLOP", "inference, ms", "GFLOP", "memory, MB"]
+    header = ["size", "", "training, ms", "GFLOP", "inference, ms", "GFLOP", "memory, MB", "predicted, MB"]
     return markdown(header, rows)

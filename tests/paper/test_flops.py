@@ -9,8 +9,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from minipelt.bert import BertClassifier
-from minipelt.paper.flops import inference_flops, product, training_flops
+from minipelt.paper.flops import inference_flops, kept_bytes, product, training_flops
 from minipelt.paper.growth import random_batch
+from minipelt.paper.machine import SavedForBackward
 from minipelt.paper.race import keep_what_is_saved, training_step
 from minipelt.settings import Method, Recipe
 from minipelt.unipelt import attach
@@ -56,3 +57,16 @@ def test_training_is_counted_but_for_the_first_layer(name):
     found = counted(lambda: step([random_batch(config, 4, 20, CPU)]))
     predicted = training_flops(config, method, 4, 20)
     assert (1 - 1 / layers) * predicted < found <= predicted
+
+
+@pytest.mark.parametrize("name", ["adapter", "prefix", "lora", "apl"])
+def test_what_is_kept_is_about_what_autograd_keeps(name):
+    layers = 8
+    config = replace(TINY, num_hidden_layers=layers)
+    method = Method(name, bottleneck=6, prefix_length=3, prefix_hidden=8, rank=2)
+    model = model_of(method, config).train()
+    step = training_step(model, Recipe(1e-4))
+    saved = SavedForBackward(model)
+    with saved:
+        step([random_batch(config, 4, 60, CPU)])
+    assert saved.bytes == pytest.approx(kept_bytes(config, method, 4, 60), rel=0.2)
