@@ -80,7 +80,7 @@ def kept_bytes(config: BertConfig, method: Method, B: int, T: int) -> int:
     """About what the layers keep for the backward pass on a CPU with dropout; of adapter, prefix, lora and unions.
 
     What is kept are the factors of products that need a gradient, and the inputs of what is not linear. A frozen layer
-    keeps nothing but its own weight.
+    keeps nothing but its own weight. The first layer, of which some methods keep nothing, counts like the others.
     """
     D, H = config.hidden_size, config.num_attention_heads
     keys = T + method.prefix_length if "prefix" in method.parts else T
