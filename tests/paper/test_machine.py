@@ -32,15 +32,15 @@ def test_the_machine_is_described():
 
 
 def test_what_autograd_keeps_counts_once_and_parameters_do_not():
-    linear = nn.Linear(8, 4)
+    first, second = nn.Linear(8, 4), nn.Linear(4, 2)
     x = torch.randn(16, 8)
-    saved = SavedForBackward(linear)
+    saved = SavedForBackward(nn.ModuleList([first, second]))
     with saved:
-        h = linear(x)  # keeps x, and its own weight
+        h = first(x)  # keeps x
         y = h * h  # keeps h, twice
-        y.sum().backward()
-    assert saved.bytes == 4 * (16 * 8 + 16 * 4)
-    assert linear.weight.grad is not None
+        second(y).sum().backward()  # keeps y, and the second weight
+    assert saved.bytes == 4 * (16 * 8 + 16 * 4 + 16 * 4)
+    assert first.weight.grad is not None
 
 
 def test_the_memory_of_training():
