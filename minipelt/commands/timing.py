@@ -9,9 +9,9 @@ alike. Each is measured on a batch padded to 128 tokens, and on several as long 
 
 import argparse
 
-from minipelt.commands import add_quiet, add_threads
+from minipelt.commands import add_options, add_quiet, add_threads
 from minipelt.commands.sweep import Words
-from minipelt.settings import DEFAULT_MODEL, Recipe
+from minipelt.settings import DEFAULT_MODEL, Recipe, Run
 
 WORK = "minipelt.paper.timing:write_timing"
 METHODS = ["ft", "bitfit", "prefix", "lora", "adapter", "ap", "apl", "ia3"]
@@ -40,6 +40,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     add_threads(parser)
     add_quiet(parser)
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto)")
+    add_options(parser, Run, ("precision",))
     parser.add_argument(
         "--peers", action="store_true", help="measure the same methods of transformers, peft and adapters as well"
     )

@@ -236,7 +236,7 @@ def timing_section(timing: dict | None, tables: dict) -> list[str]:
     if "max_length" in timing:  # older files have one length, that of the batch's longest row
         padding = (
             f", padded to {timing['max_length']} tokens; real batches: {timing['lengths']['real']['batches']} others, "
-            "each as long as its longest row"
+            f"each as long as its longest row; {timing['precision']}"
         )
     return [
         "## Table 4: parameters and time",

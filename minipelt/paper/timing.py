@@ -10,13 +10,15 @@ race.py has the steps and the rounds, machine.py memory and the limit, peers.py 
 
 import json
 from argparse import Namespace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from minipelt.batches import Rows
-from minipelt.errors import InputError
+from minipelt.economy import what_the_machine_has
+from minipelt.errors import InputError, complain
 from minipelt.experiment import choose_device, prepare
 from minipelt.files import make_folder, save_json
 from minipelt.glue import find_data, get_task
@@ -52,6 +54,8 @@ def write_timing(args: Namespace) -> None:
         raise InputError(f"--methods {names}: expected ft first; the times of the others are relative to it")
     if args.repeats < 1:
         raise InputError(f"--repeats {args.repeats}: expected at least 1")
+    if args.peers and args.precision != "float32":
+        raise InputError(f"--peers with --precision {args.precision}: expected float32, which they are measured in")
     libraries = find_libraries() if args.peers else {}
     torch.set_num_threads(args.threads)
     task = get_task(args.task)
@@ -59,13 +63,15 @@ def write_timing(args: Namespace) -> None:
     glue = args.glue or find_data([task])
     recipe = Recipe(1e-4, args.batch_size)
     rows = args.batch_size * REAL_BATCHES
-    runs = [
-        Run(task.name, method, recipe, model, glue, k=rows, valid_rows=1, device=args.device)
-        for method in methods
-    ]
+    first = Run(
+        task.name, methods[0], recipe, model, glue, k=rows, valid_rows=1, device=args.device, precision=args.precision
+    )
+    device = choose_device(args.device)
+    first = what_the_machine_has(first, device, complain)
+    runs = [replace(first, method=method) for method in methods]
     record = {
-        "model": model, "task": task.name, "batch_size": args.batch_size, "max_length": runs[0].max_length,
-        "repeats": args.repeats, "threads": args.threads, "device": str(choose_device(args.device)),
+        "model": model, "task": task.name, "batch_size": args.batch_size, "max_length": first.max_length,
+        "precision": first.precision, "repeats": args.repeats, "threads": args.threads, "device": str(device),
     }
     make_folder(args.out)
     record |= measure(runs, args.repeats, libraries)

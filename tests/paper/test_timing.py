@@ -62,7 +62,8 @@ def test_the_report_reads_it(timing):
     rows = list(table_4(record))
     assert rows[0]["training"] == rows[0]["training, real batches"] == 100
     assert rows[1]["inference, real batches"] == 100 * record["methods"][1]["real"]["inference"]["of_ft"]
-    assert "padded to 128 tokens; real batches: 4 others" in timing_section(record, {"table4": rows})[1]
+    text = timing_section(record, {"table4": rows})[1]
+    assert "padded to 128 tokens; real batches: 4 others, each as long as its longest row; float32." in text
 
 
 @pytest.mark.slow
@@ -93,6 +94,7 @@ def test_times_are_compared_with_fine_tuning_and_with_the_same_method_of_ours():
     (["--methods", "lora,ft"], "--methods lora,ft: expected ft first"),
     (["--methods", ","], "expected ft first"),
     (["--repeats", "0"], "--repeats 0: expected at least 1"),
+    (["--peers", "--precision", "bf16"], "--peers with --precision bf16: expected float32"),
 ])
 def test_wrong_input(capsys, arguments, message):
     assert main(["timing", *arguments]) == 2
