@@ -34,8 +34,8 @@ from minipelt.economy import memory_advice, recompute_layers, use_bfloat16
 from minipelt.errors import InputError
 from minipelt.files import alone_in, append_json_lines, load_json, save_json, write_text
 from minipelt.gate import mean_gates, record_gates
-from minipelt.loop import loss_function, make_optimizer, predict, train
-from minipelt.progress import Stopwatch, scoring_bar, step_bar, watch
+from minipelt.loop import make_optimizer, predict, train
+from minipelt.progress import Stopwatch, scoring_bar, step_bar
 from minipelt.settings import Run, plural
 from minipelt.splits import load_splits, read_split
 from minipelt.unipelt import attach, count_parameters
@@ -220,8 +220,7 @@ def train_and_save(prepared, wrapped, folder, record, say, resume, save_seconds)
 
     last_save = -math.inf
     with step_bar(optimizer, steps * len(reports), steps * run.recipe.epochs, run.name) as bar:
-        watched = watch(loss_function, bar)
-        for report in train(wrapped, rows["train"], run.recipe, validate, optimizer, reports, watched):
+        for report in train(wrapped, rows["train"], run.recipe, validate, optimizer, reports):
             check_finite(report, run.recipe)
             train_seconds, validation_seconds = stopwatch.lap()
             report |= {"train_seconds": train_seconds, "validation_seconds": validation_seconds}

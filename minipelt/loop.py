@@ -18,20 +18,12 @@ from minipelt.batches import collate, evaluation_batches, in_batches, training_b
 from minipelt.unipelt import trained_parameters
 
 
-def loss_function(logits, labels):
-    """logits (B, C), labels (B): cross-entropy for class numbers, mean squared error for scores (C = 1)."""
-    logits = logits.float()  # after a pass in bfloat16
-    if labels.is_floating_point():
-        return F.mse_loss(logits.squeeze(-1), labels)
-    return F.cross_entropy(logits, labels)
-
-
-def train(model, rows, recipe, validate, optimizer, reports=(), loss_function=loss_function):
+def train(model, rows, recipe, validate, optimizer, reports=()):
     """Train `model` in place; yield a report after each epoch, {"epoch", "loss", "score", "best_score", "best_epoch"}.
 
     rows: batches.Rows; recipe: settings.Recipe; validate(model) -> score, higher is better; optimizer: of
     `make_optimizer`. reports: those of the epochs that were done before, if the run goes on with a model and
-    optimizer as they were then. loss_function(logits, labels): a caller may hand in one that it watches.
+    optimizer as they were then.
     """
     device = next(model.parameters()).device
     parameters = list(trained_parameters(model).values())
@@ -63,6 +55,14 @@ def train(model, rows, recipe, validate, optimizer, reports=(), loss_function=lo
             best_score, best_epoch = score, epoch
         loss = total_loss / len(rows)
         yield {"epoch": epoch, "loss": loss, "score": score, "best_score": best_score, "best_epoch": best_epoch}
+
+
+def loss_function(logits, labels):
+    """logits (B, C), labels (B): cross-entropy for class numbers, mean squared error for scores (C = 1)."""
+    logits = logits.float()  # after a pass in bfloat16
+    if labels.is_floating_point():
+        return F.mse_loss(logits.squeeze(-1), labels)
+    return F.cross_entropy(logits, labels)
 
 
 def make_optimizer(model, recipe):
