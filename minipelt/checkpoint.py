@@ -10,6 +10,7 @@ run that is killed leaves the older file.
 """
 
 import json
+from contextlib import contextmanager
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +18,7 @@ from safetensors.torch import save
 
 from minipelt.errors import InputError
 from minipelt.files import write_bytes
+from minipelt.record import check_reports
 from minipelt.unipelt import trained_parameters
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
@@ -56,21 +58,30 @@ def load_trained(model, path):
     keeps, or if one of them holds a number that is not finite.
     """
     tensors, _ = load_tensors(path)
-    check_tensors(tensors, trained_tensors(model), path)
+    wanted = trained_tensors(model)
+    check_tensors(tensors, wanted, path)
     device = model.classifier.weight.device
+    states = {}  # all are checked before the first is loaded
     for place, module in saved_otherwise(model).items():
-        state = {name: tensors[f"{place}.{name}"].to(device) for name in module.saved_state()}
-        try:
-            module.load_saved_state(state)
-        except IndexError as error:
-            raise InputError(f"{path}: {place}: {error}") from None
+        names = [name for name in wanted if name.startswith(f"{place}.")]
+        states[place] = {name.removeprefix(f"{place}."): tensors[name].to(device) for name in names}
+        if hasattr(module, "check_saved_state"):
+            try:
+                module.check_saved_state(states[place])
+            except IndexError as error:
+                raise InputError(f"{path}: {place}: {error}") from None
+    for place, module in saved_otherwise(model).items():
+        module.load_saved_state(states[place])
     with torch.no_grad():
         for name, parameter in saved_as_is(model).items():
             parameter.copy_(tensors[name])
 
 
 def check_tensors(tensors, wanted, path):
-    """Raise InputError unless {name: tensor} has the names, shapes and kinds of number of `wanted`, all finite."""
+    """Raise InputError unless {name: tensor} has the names, shapes and kinds of number of `wanted`, all finite.
+
+    `wanted` may be on the device `meta`, without numbers.
+    """
     for name in wanted:
         if name not in tensors:
             raise InputError(f"{path}: tensor {name} is missing")
@@ -128,26 +139,25 @@ def load_training(path, model, optimizer, steps):
     return reports
 
 
-def load_training_settings(path):
-    """The settings of the run that wrote a resume file, or None if it names none. Raises InputError."""
-    _, metadata = load_tensors(path)
+def load_settings(path):
+    """The settings of the run that wrote a file of tensors, or None if it names none. Raises InputError."""
     try:
-        return json.loads(metadata.get("settings", "null"))
+        settings = json.loads(load_metadata(path).get("settings", "null"))
+        if not isinstance(settings, dict | None):
+            raise ValueError("expected an object")
+        return settings
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: no settings that can be read ({error}); the run cannot go on from it") from None
+        raise InputError(f"{path}: no settings that can be read ({error}); expected those of its run") from None
 
 
 def read_reports(text, path):
     """The epoch reports in a resume file, checked. Raises InputError."""
     try:
         reports = json.loads(text)
-        if not isinstance(reports, list):
-            raise ValueError("expected a list")
-        for number, report in enumerate(reports, start=1):
-            whole = report["epoch"] == number and 1 <= report["best_epoch"] <= number
-            if not whole or not all(isinstance(report[name], float) for name in ("loss", "score", "best_score")):
-                raise ValueError("an epoch's numbers are not what the loop writes")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        check_reports(reports)
+        if not reports:
+            raise ValueError("expected at least one epoch")
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: no epoch reports that can be read ({error}); the run cannot go on from it") from None
     return reports
 
@@ -162,9 +172,22 @@ def save_tensors(tensors, path, metadata=None):
 
 def load_tensors(path):
     """A safetensors file -> ({name: tensor}, {name: string}). Raises InputError if it is absent or not whole."""
+    with reading(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+
+
+def load_metadata(path):
+    """The {name: string} of a safetensors file alone. Raises InputError as `load_tensors` does."""
+    with reading(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def reading(path):
+    """A safetensors file, open. Raises InputError if it is absent or not whole."""
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+            yield file
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (SafetensorError, OSError) as error:

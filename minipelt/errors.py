@@ -43,6 +43,12 @@ def describe_os_error(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
+def short(value, length: int = 60) -> str:
+    """A value as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def complain(line: str) -> None:
     """Write a line to standard error, if there is one: it may be closed."""
     try:

@@ -6,6 +6,7 @@
 
 import copy
 import functools
+import json
 import math
 import os
 import platform
@@ -23,19 +24,22 @@ from minipelt import fingerprint, metrics
 from minipelt.batches import Rows, encode
 from minipelt.bert import BertClassifier, initialise
 from minipelt.checkpoint import (
+    check_tensors,
+    load_settings,
+    load_tensors,
     load_trained,
     load_training,
-    load_training_settings,
     save_tensors,
     save_training,
     trained_tensors,
 )
 from minipelt.economy import memory_advice, recompute_layers, use_bfloat16
 from minipelt.errors import InputError
-from minipelt.files import alone_in, append_json_lines, load_json, save_json, write_text
+from minipelt.files import alone_in, append_json_lines, save_json, write_text
 from minipelt.gate import mean_gates, record_gates
 from minipelt.loop import make_optimizer, predict, train
 from minipelt.progress import Stopwatch, scoring_bar, step_bar
+from minipelt.record import check_reports, load_record
 from minipelt.settings import Run, plural
 from minipelt.splits import load_splits, read_split
 from minipelt.unipelt import attach, count_parameters
@@ -173,6 +177,8 @@ def run_in(folder, prepared, say, resume, save_seconds, wrap):
     record = describe_run(prepared)
     if resume:
         check_same(record, folder)
+        best = folder / "trained.safetensors"
+        check_tensors(load_tensors(best)[0], trained_tensors(model), best)  # before it trains for hours
     sizes = ", ".join(f"{name} {plural(len(rows[name]), 'row')}" for name in ("train", "validation", "test"))
     say(f"{sizes}; {run.spec.metrics[0]}; {model.classifier.weight.device}")
     say(parameter_table(record["parameters"]))
@@ -207,7 +213,10 @@ def train_and_save(prepared, wrapped, folder, record, say, resume, save_seconds)
     optimizer = make_optimizer(model, run.recipe)
     steps = math.ceil(len(rows["train"]) / run.recipe.batch_size)
     state, log = folder / "resume.safetensors", folder / "metrics.jsonl"
-    reports = load_training(state, model, optimizer, steps) if resume else []
+    reports = []
+    if resume:
+        reports = load_training(state, model, optimizer, steps)
+        check_timed(reports, state)
     save_json(record, folder / "run.json")
     write_text(log, "")
     append_json_lines(log, reports)
@@ -227,7 +236,8 @@ def train_and_save(prepared, wrapped, folder, record, say, resume, save_seconds)
             reports.append(report)
             is_best = report["best_epoch"] == report["epoch"]
             if is_best:
-                save_tensors(trained_tensors(model), folder / "trained.safetensors")
+                said = {"settings": json.dumps(record["run"])}
+                save_tensors(trained_tensors(model), folder / "trained.safetensors", said)
             if is_best or time.perf_counter() - last_save >= save_seconds:
                 save_training(state, model, optimizer, reports, record["run"])
                 last_save = time.perf_counter()
@@ -236,6 +246,14 @@ def train_and_save(prepared, wrapped, folder, record, say, resume, save_seconds)
             bar.set_postfix(epoch=report["epoch"], loss=f"{report['loss']:.3f}", best=f"{report['best_score']:.4f}")
             stopwatch.restart()
     return reports
+
+
+def check_timed(reports, path):
+    """Raise InputError if one of a resume file's epochs does not tell how long it took: the sum is in the results."""
+    try:
+        check_reports(reports, seconds=True)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; the run cannot go on from it") from None
 
 
 def check_finite(report, recipe):
@@ -316,16 +334,30 @@ def check_base(found, record, folder):
         )
 
 
+def check_as_trained(settings, folder):
+    """Raise InputError if a run's settings are not those that its trained tensors tell, as far as an answer depends on
+    them: LoRA's alpha, say, is no tensor. Tensors from elsewhere, or older ones, tell nothing.
+    """
+    trained = load_settings(folder / "trained.safetensors")
+    if trained is None:
+        return
+    files = ("train", "dev", "test", "skip_bad_rows")  # may have moved
+    for name in ("task", "method", "max_length", "data"):
+        before, now = trained.get(name), settings.get(name)
+        if name == "data" and isinstance(before, dict) and isinstance(now, dict):
+            before, now = ({key: value for key, value in each.items() if key not in files} for each in (before, now))
+        if before != now:
+            raise InputError(f"{folder}: {name} is {now}; the run was trained with {before}: expected its own run.json")
+
+
 def check_same(record, folder):
     """Raise InputError if a run that is to go on has other settings, or another base or rows, than it began with."""
-    recorded = load_json(folder / "run.json")
-    if not isinstance(recorded, dict) or not isinstance(recorded.get("run"), dict):
-        raise InputError(f"{folder}/run.json: not a run; expected the file that the run began with")
+    recorded = load_record(folder)
     check_base(record["fingerprints"]["base"], recorded, folder)
     prints = recorded.get("fingerprints", record["fingerprints"])
     if prints.get("train") != record["fingerprints"]["train"]:
         raise InputError(f"{folder}: the training rows are not those that the run began with; expected the same files")
-    began = load_training_settings(folder / "resume.safetensors") or record["run"]
+    began = load_settings(folder / "resume.safetensors") or record["run"]
     for name in ("task", "method", "recipe", "k", "valid_rows", "max_length", "frozen_head", "zero_start", "precision"):
         if began.get(name) != record["run"][name]:
             raise InputError(
@@ -339,10 +371,10 @@ def load_run(folder, **changes):
     `changes` replace settings.
     """
     folder = Path(folder)
-    run = Run.load(folder, **changes)
-    record = load_json(folder / "run.json")
+    run, record = Run.load(folder, **changes), load_record(folder)
     model, tokenizer = build(run, choose_device(run.device))
     check_base(model.bert.fingerprint, record, folder)
+    check_as_trained(record["run"], folder)
     load_trained(model, folder / "trained.safetensors")
     return run, record.get("results", {}), model.eval(), tokenizer
 

@@ -44,10 +44,24 @@ def load_json(path: str | Path):
     """What a JSON file holds. Raises InputError if the file is absent or broken."""
     data = read_bytes(path)
     try:
-        return json.loads(data.decode("utf-8"))
+        return parse_json(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise InputError(f"{path}: not valid JSON ({reason})") from None
+
+
+def parse_json(text: str):
+    """What JSON text says. Raises ValueError, or RecursionError where it is nested too deeply.
+
+    JSON can hold half a surrogate pair, Python reads it, and no file or terminal takes it: it is refused here.
+    """
+    value = json.loads(text)
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("a text in it holds half a surrogate pair") from None
+    return value
 
 
 def save_json(value, path: str | Path) -> None:

@@ -9,7 +9,7 @@ Quotes are plain characters in these files, so they are split at tabs and nothin
 from dataclasses import dataclass
 from pathlib import Path
 
-from minipelt.errors import InputError
+from minipelt.errors import InputError, short
 from minipelt.files import read_lines
 
 MINIGLUE = Path(__file__).parent / "miniglue"
@@ -143,12 +143,12 @@ def parse_label(task: Task, label: str, path: Path, number: int) -> int | float:
     """A label cell -> class number, or score. Raises InputError with file and line for what is neither."""
     if task.labels:
         if label not in task.labels:
-            raise InputError(f"{path}: line {number}: label {label!r}; expected one of {', '.join(task.labels)}")
+            raise InputError(f"{path}: line {number}: label {short(label)}; expected one of {', '.join(task.labels)}")
         return task.labels.index(label)
     try:
         score = float(label)
     except ValueError:
         score = float("nan")
     if not 0 <= score <= 5:
-        raise InputError(f"{path}: line {number}: score {label!r}; expected a number from 0 to 5")
+        raise InputError(f"{path}: line {number}: score {short(label)}; expected a number from 0 to 5")
     return score

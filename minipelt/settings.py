@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from minipelt.errors import InputError
+from minipelt.errors import InputError, short
 from minipelt.files import load_json
 from minipelt.glue import MINIGLUE, TASKS, Task, get_task
 
@@ -216,6 +216,10 @@ class Data:
         if isinstance(self.labels, list):  # as JSON has it
             object.__setattr__(self, "labels", tuple(self.labels))
         check_settings(self)
+        if "" in self.labels or len(set(self.labels)) < len(self.labels):
+            raise InputError(f"labels {short(self.labels)}: expected each once, and none that is empty")
+        if self.labels and self.regression:
+            raise InputError(f"labels {short(self.labels)} and regression: expected one of them")
         by_number = [column.isascii() and column.isdigit() for column in self.columns]
         if any(by_number) and not all(by_number) or "0" in self.columns:
             raise InputError(f"columns {', '.join(self.columns)}: expected names or numbers from 1, not both")
@@ -386,12 +390,6 @@ def as_settings(cls, values) -> dict:
         if name not in known:
             raise InputError(f"unknown field {short(name)}; expected some of {', '.join(sorted(known))}")
     return dict(values)
-
-
-def short(value, length: int = 60) -> str:
-    """A value as Python writes it, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def plural(number: int, noun: str) -> str:

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from minipelt import fingerprint
 from minipelt.bert import BertConfig, BertModel
 from minipelt.download import WEIGHTS, fetch_default, fetch_from_hub
-from minipelt.errors import InputError
+from minipelt.errors import InputError, short
 from minipelt.files import load_json, read_lines
 from minipelt.settings import DEFAULT_MODEL
 
@@ -188,6 +188,7 @@ def load_tokenizer(folder):
     check_special_tokens(tokenizer.get_vocab(), folder)
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    check_encoding(tokenizer, folder)
     return tokenizer
 
 
@@ -198,6 +199,16 @@ def check_special_tokens(words, place):
             raise InputError(f"{place}: no {token} in the vocabulary; expected that of a BERT")
 
 
+def check_encoding(tokenizer, place):
+    """Raise InputError unless a pair of texts comes out as a BERT reads it: [CLS] a [SEP] b [SEP]."""
+    try:
+        tokens = tokenizer.encode("a", "\u1234").tokens
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise InputError(f"{place}: the tokenizer fails ({error}); expected that of a BERT") from None
+    if tokens[:1] != ["[CLS]"] or tokens[-1:] != ["[SEP]"] or tokens.count("[SEP]") != 2:
+        raise InputError(f"{place}: the tokenizer makes {short(tokens)} of a pair; expected [CLS] a [SEP] b [SEP]")
+
+
 def is_uncased(folder, words):
     """Whether text is to be lower-cased: as tokenizer_config.json says, or else if no word has a capital letter."""
     path = folder / "tokenizer_config.json"
@@ -205,6 +216,9 @@ def is_uncased(folder, words):
         config = load_json(path)
         if not isinstance(config, dict):
             raise InputError(f"{path}: expected a JSON object")
-        if isinstance(config.get("do_lower_case"), bool):
-            return config["do_lower_case"]
+        lowercase = config.get("do_lower_case")
+        if not isinstance(lowercase, bool | None):
+            raise InputError(f"{path}: do_lower_case is {short(lowercase)}; expected true or false")
+        if lowercase is not None:
+            return lowercase
     return all(word == word.lower() for word in words if not word.startswith("["))

@@ -97,5 +97,8 @@ def sweep_record(task, method, seed, score, k=100, glue="glue", model=DEFAULT_MO
     recipe = Recipe(default_learning_rate(method), seed=seed)
     run = Run(task, method, recipe, k=k, glue="" if data else glue, model=model, data=data)
     results = {"test": {run.spec.metrics[0]: score}, "gates": {"adapter": [0.2, 0.6]} if method.gated else {}}
-    line = {"run": asdict(run), "parameters": {"lora": 7, "head": 2, "base": 100}, "results": results}
+    parts = dict.fromkeys(method.parts, 0)  # the first part has all of them
+    line = {"run": asdict(run), "parameters": parts | {method.parts[0]: 7, "head": 2, "base": 100}, "results": results}
+    if method.gated:
+        line["parameters"]["gates"] = 0
     return json.loads(json.dumps(line))

@@ -84,7 +84,7 @@ def test_tests_import_helpers_and_no_other_test():
         assert not [name for name in imports(path) if is_inside(name, ["tests"])], path
 
 
-LIGHT = ["errors", "files", "glue", "settings", "splits", "commands", "__main__"]
+LIGHT = ["errors", "files", "glue", "record", "settings", "splits", "commands", "__main__"]
 
 
 def test_settings_data_and_commands_need_no_torch():

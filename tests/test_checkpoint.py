@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from minipelt.batches import Rows
 from minipelt.bert import BertClassifier
 from minipelt.checkpoint import (
+    load_settings,
     load_tensors,
     load_trained,
     load_training,
@@ -143,6 +144,19 @@ def test_places_outside_of_the_matrix_are_refused(tiny, tmp_path, change):
         load_trained(model, path)
 
 
+def test_a_wrong_place_in_the_last_matrix_leaves_the_first_one_alone(tiny, tmp_path):
+    model, path = build(tiny, "diff"), tmp_path / "trained.safetensors"
+    tensors, before = trained_tensors(model), state_of(model)
+    *_, last = (name for name in tensors if name.endswith(".places"))
+    twice = tensors[last].clone()
+    twice[1] = twice[0]
+    for places, message in ((tensors[last] + 10**6, "a place outside"), (twice, "places that do not rise")):
+        save_tensors(tensors | {last: places}, path)
+        with pytest.raises(InputError, match=f"trained.safetensors: {last.removesuffix('.places')}: {message}"):
+            load_trained(model, path)
+        assert unchanged(model, before)
+
+
 def test_places_and_values_have_their_kind_of_number(tiny, tmp_path):
     model, path = build(tiny, "diff"), tmp_path / "trained.safetensors"
     tensors, before = trained_tensors(model), state_of(model)
@@ -272,6 +286,7 @@ BROKEN_REPORTS = [
     "{}",
     '""',
     '"words"',
+    "[]",
     "[3]",
     "[[]]",
     "[null]",
@@ -295,6 +310,14 @@ def test_broken_reports_are_refused_and_all_stays(training):
     for text in BROKEN_REPORTS:
         save_tensors(tensors, training[0], None if text is None else {"reports": text})
         assert_refused(training, "no epoch reports that can be read .*; the run cannot go on from it")
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '""', "{", "[" * 100_000])
+def test_settings_that_are_none_are_refused(training, text):
+    tensors, metadata = load_tensors(training[0])
+    save_tensors(tensors, training[0], metadata | {"settings": text})
+    with pytest.raises(InputError, match="resume.safetensors: no settings that can be read"):
+        load_settings(training[0])
 
 
 def test_a_resume_file_that_is_cut_off_or_absent_is_refused(training):

@@ -11,11 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from minipelt import experiment
 from minipelt.bert import BertClassifier
+from minipelt.checkpoint import load_tensors, save_tensors
 from minipelt.errors import InputError
 from minipelt.experiment import load_run, new_folder, prepare, run_experiment
 from minipelt.glue import TASKS
 from minipelt.loop import predict
-from minipelt.settings import PARTS, Method, Recipe, Run, default_learning_rate
+from minipelt.settings import PARTS, Data, Method, Recipe, Run, default_learning_rate
+from minipelt.tools.owndata import reader
 from minipelt.weights import load
 
 pytestmark = pytest.mark.slow  # whole runs and commands: together they take half a minute
@@ -161,6 +163,67 @@ def test_an_interrupted_run_resumes_to_the_same_result(tiny_folder, tmp_path, me
     scores = [[report["score"] for report in reports_of(folder)] for folder in (first, second)]
     assert scores[0] == scores[1]
     assert not (second / "resume.safetensors").exists()
+
+
+@pytest.mark.parametrize("name, value", [
+    ("method.alpha", 4.0), ("max_length", 12), ("data.text_b", None), ("data.labels", ["1", "0"]),
+])
+def test_settings_that_an_answer_depends_on_are_those_of_the_training(tiny_folder, tmp_path, name, value):
+    """No tensor tells them: with others in run.json the answers would be others, without a word."""
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,more,label\n" + "a b,c,0\nb c,d,1\n" * 6)
+    data = Data(str(rows), str(rows), text_b="more", labels=("0", "1"))
+    run = replace(tiny_run(tiny_folder, method="lora", epochs=1, data=data), task="rows")
+    folder = new_folder(run, tmp_path)
+    run_experiment(prepare(run, read=reader(run)), folder)
+    record = json.loads((folder / "run.json").read_text())
+    load_run(folder)
+    inner = record["run"]
+    *outer, last = name.split(".")
+    for key in outer:
+        inner = inner[key]
+    inner[last] = value
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="expected its own run.json"):
+        load_run(folder)
+
+
+def test_files_of_a_run_may_move(tiny_folder, tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "a b,0\nb c,1\n" * 6)
+    run = tiny_run(tiny_folder, method="lora", epochs=1, data=Data(str(rows), str(rows), labels=("0", "1")))
+    folder = new_folder(run, tmp_path)
+    run_experiment(prepare(run, read=reader(run)), folder)
+    text = (folder / "run.json").read_text()
+    (folder / "run.json").write_text(text.replace("rows.csv", "moved.csv"))
+    assert load_run(folder)[0].data.train.endswith("moved.csv")
+
+
+def test_nothing_trains_where_the_best_epoch_so_far_is_damaged(tiny_folder, tmp_path, monkeypatch):
+    run = tiny_run(tiny_folder, method="lora", k=20, valid_rows=10)
+    folder = new_folder(run, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(prepare(run), folder, interrupt_at(2), save_seconds=0)
+    (folder / "trained.safetensors").write_bytes(b"")
+    monkeypatch.setattr(experiment, "train", pytest.fail)
+    with pytest.raises(InputError, match="trained.safetensors: not a whole safetensors file"):
+        run_experiment(prepare(run), folder, resume=True)
+
+
+def test_a_resume_file_whose_reports_lack_the_seconds_is_refused(tiny_folder, tmp_path):
+    """Before anything trains, and not when the sum is to be made at the end; the folder stays as it is."""
+    run = tiny_run(tiny_folder, method="lora", k=20, valid_rows=10)
+    folder = new_folder(run, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(prepare(run), folder, interrupt_at(2), save_seconds=0)
+    tensors, metadata = load_tensors(folder / "resume.safetensors")
+    reports = json.loads(metadata["reports"])
+    del reports[0]["train_seconds"]
+    save_tensors(tensors, folder / "resume.safetensors", metadata | {"reports": json.dumps(reports)})
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match="resume.safetensors: epoch 1: train_seconds is None"):
+        run_experiment(prepare(run), folder, resume=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 # ---- methods, real weights, real rows, a GPU

@@ -222,6 +222,18 @@ def test_bad_files_are_refused_with_file_and_line(tmp_path, text, message):
         read(TASKS["sst2"], "train", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["sst2", "stsb"])
+def test_a_long_label_is_cut_in_the_message(tmp_path, name):
+    task = TASKS[name]
+    columns = [*task.columns, task.label_column]
+    (tmp_path / task.folder).mkdir()
+    row = ["text"] * len(task.columns) + ["9" * 5_000]
+    (tmp_path / task.folder / "dev.tsv").write_text("\t".join(columns) + "\n" + "\t".join(row) + "\n")
+    with pytest.raises(InputError) as caught:
+        read(task, "dev", tmp_path)
+    assert "line 2: " in str(caught.value) and len(str(caught.value)) < 500
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match="RTE/train.tsv: no such file"):
         read(TASKS["rte"], "train", tmp_path)

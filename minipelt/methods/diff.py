@@ -84,14 +84,17 @@ class Diff(nn.Module):
         places = flat.abs().topk(self.num_saved).indices.sort().values
         return {"places": places.int(), "values": flat[places]}
 
-    def load_saved_state(self, tensors):
-        """Take the difference that `saved_state` gave. delta and a are no longer needed.
-
-        Raises IndexError for a place outside.
-        """
+    def check_saved_state(self, tensors):
+        """Raise IndexError for a place outside of the matrix, and for places that do not rise: each stands once."""
         places = tensors["places"].long()
-        if len(places) and not 0 <= places.min() <= places.max() < self.shape.numel():
+        if not 0 <= places.min() <= places.max() < self.shape.numel():
             raise IndexError(f"a place outside of the {self.shape.numel():,} entries of the matrix")
+        if (places.diff() <= 0).any():
+            raise IndexError("places that do not rise; expected each entry of the matrix once")
+
+    def load_saved_state(self, tensors):
+        """Take the difference that `saved_state` gave. delta and a are no longer needed."""
+        places = tensors["places"].long()
         flat = torch.zeros(self.shape.numel(), device=tensors["values"].device)
         self.difference = flat.index_copy_(0, places, tensors["values"]).view(self.shape)
         self.delta = None

@@ -12,10 +12,10 @@ from collections import defaultdict
 from pathlib import Path
 
 from minipelt.errors import InputError
-from minipelt.files import load_json, write_text
+from minipelt.files import write_text
 from minipelt.glue import TASKS
 from minipelt.paper import charts
-from minipelt.paper.results import kind_of_rows, read_results
+from minipelt.paper.results import kind_of_rows, read_results, read_timing
 from minipelt.paper.tables import SETTINGS, Results, find_reference, label, make_tables, run_on_record
 from minipelt.settings import plural
 
@@ -296,7 +296,7 @@ def write_report(args: Namespace) -> None:
     results = Results(read_results(path), path)
     timing = None
     if (folder / "timing.json").is_file():
-        timing = load_json(folder / "timing.json")
+        timing = read_timing(folder / "timing.json")
     text, tables = report(results, timing)
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,10 @@ import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from minipelt.errors import InputError
-from minipelt.files import read_bytes, read_lines, write_text
-from minipelt.settings import Run
+from minipelt.errors import InputError, short
+from minipelt.files import load_json, parse_json, read_bytes, read_lines, write_text
+from minipelt.record import check_dict, check_number, check_record
+from minipelt.settings import Run, split_name
 
 # Alike in all runs of a task.
 PROTOCOL = ("data", "files", "model", "valid_rows", "max_length", "epochs", "patience", "batch_size", "precision")
@@ -83,12 +84,20 @@ def read_results(path: Path) -> list[dict]:
 
 
 def parse(line: str, path: Path, number: int) -> dict:
-    """One line of a results.jsonl -> a dict with the key "run". Raises InputError for any other line."""
+    """One line of a results.jsonl -> a record with results and parameters, or with an error.
+
+    Raises InputError for any other line.
+    """
+    place = f"{path}: line {number}"
     try:
-        record = json.loads(line)
-        record["run"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: line {number}: not a line that a sweep wrote ({error!r})") from None
+        record = parse_json(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not a line that a sweep wrote ({error!r})") from None
+    check_record(record, place)
+    if isinstance(record.get("error"), str) and "results" not in record:
+        return record
+    if "error" in record or not {"results", "parameters"} <= set(record):
+        raise InputError(f"{place}: expected results and parameters, or an error")
     return record
 
 
@@ -127,3 +136,27 @@ def mend(path: Path, again: set[Run] = frozenset()) -> None:
             write_text(path, text)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+# ---- timing.json, what `python -m minipelt timing` leaves
+
+
+def read_timing(path: Path) -> dict:
+    """What a timing.json holds, every field checked. Raises InputError."""
+    timing = check_dict(load_json(path), f"{path}", ("model", "task", "device", "methods"))
+    for name in ("model", "task", "device"):
+        if not isinstance(timing[name], str):
+            raise InputError(f"{path}: {name} is {short(timing[name])}; expected a name")
+    for name in ("batch_size", "repeats", "threads", "base"):
+        check_number(timing.get(name), f"{path}: {name}", 1, whole=True)
+    if not isinstance(timing["methods"], list) or not timing["methods"]:
+        raise InputError(f"{path}: methods is {short(timing['methods'])}; expected a list of what was measured")
+    for row in timing["methods"]:
+        check_dict(row, f"{path}: a method", ("method", "parameters", "training", "inference"))
+        if not isinstance(row["method"], str):
+            raise InputError(f"{path}: a method is called {short(row['method'])}; expected a name")
+        split_name(row["method"])
+        check_number(row["parameters"], f"{path}: parameters of {row['method']}", 0, whole=True)
+        for name in ("training", "inference"):
+            check_number(row[name], f"{path}: {name} of {row['method']}", 0)
+    return timing

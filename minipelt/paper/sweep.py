@@ -109,12 +109,7 @@ def do_run(run: Run, shared: "Shared", folder: Path) -> tuple[dict, dict]:
     """
     started = time.perf_counter()
     try:
-        begun = (folder / "resume.safetensors").is_file() and settings(Run.load(folder)) == settings(run)
-        if not begun:
-            shutil.rmtree(folder, ignore_errors=True)  # another run's leftovers
-        folder.mkdir(parents=True, exist_ok=True)
-        prepared = experiment.prepare(run, shared.load, shared.read)
-        record = experiment.run_experiment(prepared, folder, resume=begun)
+        record = go_on_or_begin(run, shared, folder)
     except OSError as error:
         raise InputError(
             f"{folder}: {error.strerror}; the sweep stops here, and the same command goes on with it"
@@ -128,6 +123,26 @@ def do_run(run: Run, shared: "Shared", folder: Path) -> tuple[dict, dict]:
         if name in results:
             seconds[name] = round(results.pop(name), 2)
     return record, seconds
+
+
+def go_on_or_begin(run: Run, shared: "Shared", folder: Path) -> dict:
+    """The record of a run. It goes on with what a kill left of it; what is damaged, or another run's, is removed."""
+    if is_begun(run, folder):
+        try:
+            return experiment.run_experiment(experiment.prepare(run, shared.load, shared.read), folder, resume=True)
+        except InputError:
+            pass  # damaged; or a failure of the run itself, which comes again below
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return experiment.run_experiment(experiment.prepare(run, shared.load, shared.read), folder, resume=False)
+
+
+def is_begun(run: Run, folder: Path) -> bool:
+    """Whether a folder holds what a kill left of this very run."""
+    try:
+        return (folder / "resume.safetensors").is_file() and settings(Run.load(folder)) == settings(run)
+    except InputError:
+        return False
 
 
 def runs_on_record(path: Path) -> set[Run]:

@@ -111,7 +111,7 @@ def tokenizer_config(base, tokenizer, positions):
     if not isinstance(config, dict):
         raise InputError(f"{path}: expected a JSON object")
     length = config.get("model_max_length")
-    if not isinstance(length, int) or not 0 < length <= positions:
+    if type(length) is not int or not 0 < length <= positions:
         length = positions
     lowercase = tokenizer.normalizer is not None and tokenizer.normalizer.normalize_str("A") == "a"
     return config | {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase, "model_max_length": length}

@@ -5,6 +5,7 @@
 
 import hashlib
 import http.client
+import os
 import shutil
 import sys
 import time
@@ -66,9 +67,9 @@ def fetch(task, root="glue", base_url=BASE_URL, sleep=time.sleep):
     fails, is not the official file, or cannot be written.
     """
     folder = Path(root) / task.folder
-    if folder.is_dir():
+    if os.path.isdir(folder):  # False, where Path.is_dir fails for a name that is too long
         return folder
-    if folder.exists():
+    if os.path.exists(folder):
         raise InputError(f"{folder}: a file; expected no such name, or the folder with the task's TSVs")
     remove_leftovers(Path(root))
     with scratch_folder(Path(root)) as scratch:
@@ -88,7 +89,7 @@ def fetch(task, root="glue", base_url=BASE_URL, sleep=time.sleep):
 
 def remove_leftovers(root):
     """Remove the scratch folders that fetches left behind which were killed more than a day ago."""
-    for leftover in root.glob(".fetching-*"):
+    for leftover in root.glob(".fetching-*") if os.path.isdir(root) else ():
         if time.time() - leftover.lstat().st_mtime > LEFTOVER_AGE:
             shutil.rmtree(leftover, ignore_errors=True)
 

@@ -13,7 +13,7 @@ from minipelt.batches import encode
 from minipelt.bert import BertClassifier
 from minipelt.errors import InputError
 from minipelt.experiment import choose_device, load_base, load_run
-from minipelt.files import load_json
+from minipelt.record import load_record
 from minipelt.settings import PARTS, Run
 from minipelt.tools import gateview
 from minipelt.tools.owndata import reader
@@ -31,7 +31,7 @@ class OpenRun:
         self.name, self.run, self.model, self.tokenizer = name, run, model, tokenizer
         self.board, self.number = board, number  # the Switchboard whose base it shares, if it does
         self.base = None  # the encoder as it was, where the method changes it
-        self.results = load_json(Path(folder) / "run.json").get("results", {})
+        self.results = load_record(folder).get("results", {})
         self.dev = {"state": "waiting", "reason": "", "done": 0, "of": 0, "gates": {}, "examples": []}
         self.read_examples()
         with self.seated():

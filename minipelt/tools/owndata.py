@@ -15,9 +15,9 @@ from pathlib import Path
 
 from minipelt import splits
 from minipelt.commands import given
-from minipelt.errors import InputError
+from minipelt.errors import InputError, short
 from minipelt.glue import Example, make_example
-from minipelt.settings import Data, Run, short
+from minipelt.settings import Data, Run
 from minipelt.tools.records import records
 
 LARGEST_SCORE = 1e15  # a score's square must be a number in float32, with room for sums: the loss is a mean of squares

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from minipelt.bert import BertConfig
-from minipelt.checkpoint import load_tensors
-from minipelt.errors import InputError
+from minipelt.checkpoint import check_tensors, load_tensors
+from minipelt.errors import InputError, short
 from minipelt.files import load_json
 from minipelt.settings import (
     DEFAULT_MODEL,
@@ -25,7 +25,6 @@ from minipelt.settings import (
     as_settings,
     default_learning_rate,
     full_path,
-    short,
 )
 from minipelt.weights import find
 
@@ -208,6 +207,9 @@ def read_head(folder):
     try:
         task, max_length, data = values["task"], values["max_length"], values["data"]
         if data is not None:
+            absent = [name for name in COLUMNS if name not in data]
+            if absent:
+                raise KeyError(absent[0])
             data = Data(**as_settings(Data, data) | {"train": str(folder), "dev": str(folder)})
             if not data.labels and not data.regression:
                 raise InputError("no labels")
@@ -219,11 +221,19 @@ def read_head(folder):
 
 
 def read_tensors(path, run, config):
-    """The tensors of an adapter_model.safetensors by our names. Raises InputError where they do not fit."""
+    """The tensors of an adapter_model.safetensors by our names, in float32. Raises InputError where they do not fit."""
     found, _ = load_tensors(path)
-    check_tensors(found, run, config, path)
+    found = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+    head = found.get(HEADS[run.method.name] + "classifier.bias")
+    if head is not None and len(head.shape) == 1 and len(head) != run.spec.num_outputs:
+        wanted = f"{run.spec.num_outputs}, as task {run.task} has it"
+        raise InputError(f"{path}: the head has {len(head)} outputs; expected {wanted}")
+    try:
+        check_tensors(found, expected_tensors(run, config), path)
+    except InputError as error:
+        raise InputError(f"{error} (for the base {run.model})") from None
     names = tensor_names(run.method.name, config.num_hidden_layers)
-    tensors = {ours: found[theirs].float() for theirs, ours in names.items()}
+    tensors = {ours: found[theirs] for theirs, ours in names.items()}
     if run.method.name == "prefix":
         N, D, P = config.num_hidden_layers, config.hidden_size, run.method.prefix_length
         table = tensors["bert.prefix.table"].view(P, N, 2, D).permute(1, 2, 0, 3)  # (P, 2 N D) -> (N, 2, P, D)
@@ -231,31 +241,8 @@ def read_tensors(path, run, config):
     return tensors
 
 
-def check_tensors(found, run, config, path):
-    """Raise InputError unless {PEFT's name: tensor} is all that such a run keeps, in finite numbers."""
-    shapes = expected_shapes(run, config)
-    head = found.get(HEADS[run.method.name] + "classifier.bias")
-    if head is not None and len(head.shape) == 1 and len(head) != run.spec.num_outputs:
-        wanted = f"{run.spec.num_outputs}, as task {run.task} has it"
-        raise InputError(f"{path}: the head has {len(head)} outputs; expected {wanted}")
-    for name in found:
-        if name not in shapes:
-            raise InputError(f"{path}: tensor {name} is not expected")
-    for name, expected in shapes.items():
-        if name not in found:
-            raise InputError(f"{path}: tensor {name} is missing")
-        tensor = found[name]
-        if tuple(tensor.shape) != expected:
-            shape, base = tuple(tensor.shape), run.model
-            raise InputError(f"{path}: tensor {name} has shape {shape}; expected {expected} for the base {base}")
-        if not tensor.is_floating_point():
-            raise InputError(f"{path}: tensor {name} holds {tensor.dtype}; expected floating-point numbers")
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{path}: tensor {name} holds numbers that are not finite")
-
-
-def expected_shapes(run, config):
-    """{PEFT's name: shape} of the tensors of a `lora` or `prefix` run on a base with this BertConfig."""
+def expected_tensors(run, config):
+    """{PEFT's name: tensor without numbers} of a `lora` or `prefix` run on a base with this BertConfig."""
     method, N, D, C = run.method, config.num_hidden_layers, config.hidden_size, run.spec.num_outputs
     by_end = {
         "classifier.weight": (C, D),
@@ -264,9 +251,9 @@ def expected_shapes(run, config):
         "lora_A.weight": (method.rank, D),
         "lora_B.weight": (D, method.rank),
     }
-    shapes = {}
+    tensors = {}
     for name in tensor_names(method.name, N):
         for end, shape in by_end.items():
             if name.endswith(end):
-                shapes[name] = shape
-    return shapes
+                tensors[name] = torch.empty(shape, device="meta")
+    return tensors

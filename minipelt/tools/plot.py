@@ -7,7 +7,8 @@ from pathlib import Path
 
 from minipelt.commands.plot import SUFFIXES
 from minipelt.errors import InputError, complain
-from minipelt.files import load_json, read_lines, write_bytes
+from minipelt.files import read_lines, write_bytes
+from minipelt.record import check_reports, load_record
 from minipelt.settings import Run
 from minipelt.tools.train import can_go_on
 from minipelt.unipelt import kept_parameters
@@ -72,7 +73,7 @@ def run_names(folders):
 def read_results(folder):
     """(Run, the record in run.json). Raises InputError if it is no run, or has not ended yet."""
     run = Run.load(folder)
-    record = load_json(Path(folder) / "run.json")
+    record = load_record(folder)
     if "results" not in record:
         if not can_go_on(Path(folder)):
             raise InputError(f"{folder}: no test score on record; expected a run that was trained here to its end")
@@ -87,29 +88,28 @@ def read_curve(folder):
     """{"epochs", "losses", "scores" (in percent), "best" (an index), "metric"} of a run. InputError if it has none."""
     run = Run.load(folder)
     path = Path(folder) / "metrics.jsonl"
-    curve = {"epochs": [], "losses": [], "scores": [], "metric": run.spec.metrics[0]}
-    best_epoch = None
+    reports = []
     for number, line in enumerate(read_lines(path), start=1):
         try:
-            report = json.loads(line)
-            curve["epochs"].append(int(report["epoch"]))
-            curve["losses"].append(float(report["loss"]))
-            curve["scores"].append(100 * float(report["score"]))
-            best_epoch = report["best_epoch"]
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise InputError(f"{path}: line {number}: not the report of an epoch ({error!r})") from None
-    if best_epoch not in curve["epochs"]:
+            reports.append(json.loads(line))
+            check_reports(reports)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: line {number}: not the report of an epoch ({error})") from None
+    if not reports:
         raise InputError(f"{path}: no epoch has ended yet; expected at least one line")
-    return curve | {"best": curve["epochs"].index(best_epoch)}
+    return {
+        "epochs": [report["epoch"] for report in reports],
+        "losses": [report["loss"] for report in reports],
+        "scores": [100 * report["score"] for report in reports],
+        "best": reports[-1]["best_epoch"] - 1,
+        "metric": run.spec.metrics[0],
+    }
 
 
 def read_gates(folder):
     """{submodule: [mean gate of each layer]} of a run. Raises InputError if it has no gates."""
     _, record = read_results(folder)
-    try:
-        gates = {str(name): [float(value) for value in values] for name, values in record["results"]["gates"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{folder}/run.json: gates that cannot be read ({error!r})") from None
+    gates = record["results"]["gates"]
     if not gates:
         raise InputError(f"{folder}: this run has no gates; expected a union such as apl")
     return gates
@@ -119,12 +119,10 @@ def read_score(folder):
     """{"metric", "score" (in percent), "parameters" (trained and kept, with the head)} of a run."""
     run, record = read_results(folder)
     metric = run.spec.metrics[0]
-    try:
-        score = 100 * float(record["results"]["test"][metric])
-        parameters = kept_parameters(record["parameters"]) + record["parameters"]["head"]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{folder}/run.json: results that cannot be read ({error!r})") from None
-    return {"metric": metric, "score": score, "parameters": parameters}
+    if "parameters" not in record:
+        raise InputError(f"{folder}/run.json: no parameters; expected how many of each part train")
+    parameters = kept_parameters(record["parameters"]) + record["parameters"]["head"]
+    return {"metric": metric, "score": 100 * record["results"]["test"][metric], "parameters": parameters}
 
 
 # ---- drawing: what was read of each run, by name -> matplotlib Figure

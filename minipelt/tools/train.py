@@ -18,9 +18,9 @@ from minipelt.commands.train import DEFAULT_METHOD, DEFAULT_OUT
 from minipelt.economy import what_the_machine_has
 from minipelt.errors import InputError, complain, describe_os_error
 from minipelt.experiment import choose_device, load_run, new_folder, prepare, run_experiment, test
-from minipelt.files import load_json
 from minipelt.glue import find_data, get_task
 from minipelt.progress import say
+from minipelt.record import load_record
 from minipelt.settings import (
     DEFAULT_MODEL,
     HYPERPARAMETERS,
@@ -103,7 +103,7 @@ def changes(args) -> dict:
 def to_resume(args) -> Run:
     """The settings of the run folder to go on with. Raises InputError if there is nothing to go on with."""
     run, folder = Run.load(args.resume, **changes(args)), Path(args.resume)
-    if "results" in load_json(folder / "run.json"):
+    if "results" in load_record(folder):
         raise InputError(f"{folder}: this run is finished; --eval {folder} scores it again")
     if not can_go_on(folder):
         raise InputError(f"{folder}: no {RESUME} to go on with; --eval {folder} scores its best epoch")
@@ -211,7 +211,7 @@ def evaluate(args):
     run, _, model, tokenizer = load_run(args.eval, **changes(args))
     rows = encode(reader(run)(run, run.test_split), tokenizer, run.max_length)
     scores = test(model, run.spec, rows)["test"]
-    record = load_json(Path(args.eval) / "run.json")
+    record = load_record(args.eval)
     print(f"{args.eval}: {run.method.name} on {run.subject}")
     differences = what_differs(run, record, rows)
     if differences:

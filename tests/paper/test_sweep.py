@@ -337,6 +337,27 @@ def test_a_run_s_leftovers_are_used_only_by_the_same_run(leave_a_run, tiny_base,
     assert_same_run(tmp_path / "killed", tmp_path / "fresh")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name, damage", [
+    ("run.json", lambda data: b"[]"),
+    ("run.json", lambda data: data[:50]),
+    ("run.json", lambda data: data.replace(b'"lora"', b'"lorra"')),
+    ("resume.safetensors", lambda data: data[:-10]),
+    ("resume.safetensors", lambda data: data.replace(b"score", b"secor")),
+    ("trained.safetensors", lambda data: data[:100]),
+])
+def test_damaged_leftovers_are_begun_anew(leave_a_run, tiny_base, tmp_path, name, damage):
+    leave_a_run(tmp_path / "killed")
+    (folder,) = (tmp_path / "killed/runs").iterdir()
+    data = (folder / name).read_bytes()
+    assert damage(data) != data
+    (folder / name).write_bytes(damage(data))
+    command = ["sweep", *ONE_RUN, "--model", str(tiny_base), "--keep-runs", "--out"]
+    assert main([*command, str(tmp_path / "killed")]) == 0
+    assert main([*command, str(tmp_path / "fresh")]) == 0
+    assert_same_run(tmp_path / "killed", tmp_path / "fresh")
+
+
 def assert_same_run(one, other):
     """The folders of two sweeps over one run hold the same line, and the same trained tensors."""
     assert lines(one) == lines(other)

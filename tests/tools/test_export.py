@@ -258,7 +258,7 @@ def test_tensors_that_are_missing_odd_or_no_numbers(exported, command, tmp_path)
     without = {name: tensor for name, tensor in whole.items() if name != bias}
     for tensors, message in (
         (without, f"tensor {bias} is missing"),
-        (whole | {"extra": torch.zeros(2)}, "tensor extra is not expected"),
+        (whole | {"extra": torch.zeros(2)}, "unexpected tensor extra"),
         (whole | {bias: torch.zeros(2, dtype=torch.long)}, f"tensor {bias} holds torch.int64"),
         (whole | {bias: torch.tensor([0.0, float("nan")])}, f"tensor {bias} holds numbers that are not finite"),
     ):

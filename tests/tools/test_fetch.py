@@ -279,6 +279,12 @@ def test_a_full_disk_is_no_fault_of_the_download(server):
     assert waits == []
 
 
+def test_a_folder_whose_name_is_too_long(tmp_path):
+    with pytest.raises(InputError, match="name too long; expected a folder that can be written to"):
+        fetch(TASKS["rte"], tmp_path / ("x" * 300), NOWHERE)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_place_that_cannot_be_written_to(server, tmp_path):
     server.answers["/file"] = [answer(b"content")]
     with pytest.raises(InputError, match="none/file: cannot be written .No such file"):

@@ -37,8 +37,8 @@ def make_run(folder, task="sst2", score=0.8, gates=GATES, parameters=APL, finish
     scores = [score - 0.1, score, score - 0.05]
     with open(folder / "metrics.jsonl", "w") as log:
         for epoch, value in enumerate(scores, start=1):
-            report = {"epoch": epoch, "loss": 0.7 / epoch, "score": value, "best_epoch": min(epoch, 2)}
-            log.write(json.dumps(report) + "\n")
+            best = {"best_score": max(scores[:epoch]), "best_epoch": min(epoch, 2)}
+            log.write(json.dumps({"epoch": epoch, "loss": 0.7 / epoch, "score": value, **best}) + "\n")
     return str(folder)
 
 
@@ -266,15 +266,22 @@ def test_bad_input_is_one_line(matplotlib, command, tmp_path):
     assert "expected a name that ends in .png or .svg" in error_of(run, "--out", tmp_path / "x.pdf")
     assert "has no gates" in error_of(run, "--kind", "gates", "--out", out)
     assert "x.png: cannot be written" in error_of(run, "--out", tmp_path / "none" / "x.png")
-    odd_loss = '{"epoch": 1, "loss": [], "score": 1, "best_epoch": 1}'
-    for line in ('{"epoch": 1', "[]", '{"epoch": 1}', odd_loss, "[" * 9999):
+    odd_loss = '{"epoch": 1, "loss": [], "score": 1, "best_score": 1, "best_epoch": 1}'
+    odd_epoch = '{"epoch": true, "loss": 1, "score": 1, "best_score": 1, "best_epoch": 1}'
+    odd_best = '{"epoch": 1, "loss": 1, "score": 1, "best_score": 0.5, "best_epoch": 1}'
+    for line in ('{"epoch": 1', "[]", '{"epoch": 1}', odd_loss, odd_epoch, odd_best, "[" * 9999):
         (tmp_path / "a" / "metrics.jsonl").write_text(line)
         assert "metrics.jsonl: line 1: not the report of an epoch" in error_of(run, "--out", out)
     record = load_json(tmp_path / "a" / "run.json")
-    for results in ([], {"test": 1, "gates": 1}, {"test": {"accuracy": None}, "gates": {"adapter": ["x"]}}):
+    for results, message in (
+        ([], "results is []; expected an object"),
+        ({"test": 1, "gates": 1}, "results: test is 1; expected an object"),
+        ({"test": {"accuracy": None}, "gates": {}}, "results: test: accuracy is None; expected a number from -1 to 1"),
+        ({"test": {"accuracy": 1}, "gates": {"adapter": ["x"]}}, "results: gates: adapter is 'x'; expected a number"),
+    ):
         save_json(record | {"results": results}, tmp_path / "a" / "run.json")
-        assert "run.json: gates that cannot be read" in error_of(run, "--kind", "gates", "--out", out)
-        assert "run.json: results that cannot be read" in error_of(run, "--kind", "compare", "--out", out)
+        for kind in ("gates", "compare"):
+            assert f"run.json: {message}" in error_of(run, "--kind", kind, "--out", out)
     (tmp_path / "a" / "run.json").write_text("[]")
     assert "run.json: not the settings of a run" in error_of(run, "--out", out)
     assert not out.exists()
