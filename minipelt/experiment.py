@@ -342,7 +342,7 @@ def check_as_trained(settings, folder):
     if trained is None:
         return
     files = ("train", "dev", "test", "skip_bad_rows")  # may have moved
-    for name in ("task", "method", "max_length", "data"):
+    for name in ("task", "method", "max_length", "precision", "data"):
         before, now = trained.get(name), settings.get(name)
         if name == "data" and isinstance(before, dict) and isinstance(now, dict):
             before, now = ({key: value for key, value in each.items() if key not in files} for each in (before, now))

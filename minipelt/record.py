@@ -31,8 +31,8 @@ def check_record(record, place: str | Path) -> Run:
         raise InputError(f"{place}: {short(record)}; expected the record of a run")
     run = Run.from_dict(record.get("run"), place)
     if "rows" in record:
-        check_counts(record["rows"], f"{place}: rows", ("train", "validation", "test"))
-        if run.k is not None and run.k != record["rows"]["train"]:
+        check_counts(record["rows"], f"{place}: rows", ("test",))
+        if run.k is not None and record["rows"].get("train", run.k) != run.k:
             raise InputError(f"{place}: rows: train is {record['rows']['train']}; expected {short(run.k)}, as k says")
     if "parameters" in record:
         parts = [part for part in run.method.parts if part != "top"]  # of no layer, perhaps: then it counts nothing

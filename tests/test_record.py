@@ -69,6 +69,7 @@ WRONG = [
     ("parameters.gates", None, "parameters: no gates"),
     ("fingerprints", "abc", "fingerprints is 'abc'"),
     ("fingerprints.base", 3, "fingerprints: base is 3"),
+    ("rows.train", 1.0, "rows: train is 1.0"),
     ("fingerprints.train", None, "fingerprints: no train"),
     ("results", 3, "results is 3"),
     ("results.test", None, "results: no test"),

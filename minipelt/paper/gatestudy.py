@@ -16,7 +16,7 @@ from minipelt.batches import Rows, encode
 from minipelt.bert import BertClassifier
 from minipelt.errors import InputError, complain
 from minipelt.experiment import build, choose_device, git_commit, load_run, score
-from minipelt.files import alone_in, load_json, make_folder, write_text
+from minipelt.files import alone_in, make_folder, write_text
 from minipelt.gate import force_gates, record_gates, submodule_of
 from minipelt.glue import Task
 from minipelt.loop import predict
@@ -24,6 +24,7 @@ from minipelt.paper.gatechart import draw
 from minipelt.paper.gatetables import gather, report
 from minipelt.paper.results import append, mend, read_results, run_of, settings
 from minipelt.progress import progress_bar, say, scoring_bar
+from minipelt.record import load_record
 from minipelt.settings import Run
 from minipelt.splits import read_split
 
@@ -45,7 +46,7 @@ def measure(folder: str | Path, **changes) -> dict:
     """
     run, _, model, tokenizer = load_run(folder, **changes)
     rows = encode(read_split(run, run.test_split), tokenizer, run.max_length)
-    tested = load_json(Path(folder) / "run.json")["rows"]["test"]
+    tested = load_record(folder)["rows"]["test"]
     if len(rows) != tested:
         raise InputError(f"{folder}: was tested on {tested:,} rows; found {len(rows):,}; expected the same files")
     untrained, _ = build(run, choose_device(run.device))
@@ -122,7 +123,7 @@ def with_gates(folders: list[str], done: set[Run], changes: dict) -> Iterator[st
     """
     for folder in folders:
         run = Run.load(folder, **changes)
-        if "results" not in load_json(Path(folder) / "run.json"):
+        if "results" not in load_record(folder):
             complain(f"passed over: {folder}: not finished")
         elif run.data:
             complain(f"passed over: {folder}: on files of your own; expected a GLUE task")

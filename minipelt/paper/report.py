@@ -15,7 +15,7 @@ from minipelt.errors import InputError
 from minipelt.files import write_text
 from minipelt.glue import TASKS
 from minipelt.paper import charts
-from minipelt.paper.results import kind_of_rows, read_results, read_timing
+from minipelt.paper.results import kind_of_rows, read_sweep, read_timing
 from minipelt.paper.tables import SETTINGS, Results, find_reference, label, make_tables, run_on_record
 from minipelt.settings import plural
 
@@ -293,7 +293,7 @@ def write_report(args: Namespace) -> None:
     path = folder / "results.jsonl"
     if not path.is_file():
         raise InputError(f"{path}: no such file; expected a folder that a sweep wrote")
-    results = Results(read_results(path), path)
+    results = Results(read_sweep(path), path)
     timing = None
     if (folder / "timing.json").is_file():
         timing = read_timing(folder / "timing.json")

@@ -57,7 +57,7 @@ def check_protocol(runs: list[Run], path: Path) -> None:
     There, a task has one number of epochs, one base and so on.
     """
     on_record = {}
-    for record in read_results(path):
+    for record in read_sweep(path):
         if "results" in record:
             run = run_of(record, path)
             on_record[run.task] = protocol(run)
@@ -71,9 +71,9 @@ def check_protocol(runs: list[Run], path: Path) -> None:
 
 
 def read_results(path: Path) -> list[dict]:
-    """The lines of a results.jsonl as dicts, [] if there is no file. An unfinished last line is left out.
+    """The lines of a file of runs as dicts, [] if there is no file. An unfinished last line is left out.
 
-    Raises InputError for a line that no sweep wrote.
+    Raises InputError for a line that is no JSON object with the settings of a run.
     """
     if not path.exists():
         return []
@@ -84,21 +84,26 @@ def read_results(path: Path) -> list[dict]:
 
 
 def parse(line: str, path: Path, number: int) -> dict:
-    """One line of a results.jsonl -> a record with results and parameters, or with an error.
-
-    Raises InputError for any other line.
-    """
+    """One line -> a dict with the key "run". Raises InputError for any other line."""
     place = f"{path}: line {number}"
     try:
         record = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not a line that a sweep wrote ({error!r})") from None
-    check_record(record, place)
-    if isinstance(record.get("error"), str) and "results" not in record:
-        return record
-    if "error" in record or not {"results", "parameters"} <= set(record):
-        raise InputError(f"{place}: expected results and parameters, or an error")
+    Run.from_dict(check_dict(record, place).get("run"), place)
     return record
+
+
+def read_sweep(path: Path) -> list[dict]:
+    """`read_results` of a results.jsonl, every field checked: each line has results and parameters, or an error."""
+    records = read_results(path)
+    for number, record in enumerate(records, start=1):
+        place = f"{path}: line {number}"
+        check_record(record, place)
+        failed = isinstance(record.get("error"), str) and "results" not in record
+        if not failed and ("error" in record or not {"results", "parameters"} <= set(record)):
+            raise InputError(f"{place}: expected results and parameters, or an error")
+    return records
 
 
 def append(path: Path, value: dict) -> None:
@@ -149,14 +154,29 @@ def read_timing(path: Path) -> dict:
             raise InputError(f"{path}: {name} is {short(timing[name])}; expected a name")
     for name in ("batch_size", "repeats", "threads", "base"):
         check_number(timing.get(name), f"{path}: {name}", 1, whole=True)
+    if "max_length" in timing:  # older files have one length
+        check_number(timing["max_length"], f"{path}: max_length", 1, whole=True)
+        if not isinstance(timing.get("precision"), str):
+            raise InputError(f"{path}: precision is {short(timing.get('precision'))}; expected a name")
+        real = check_dict(timing.get("lengths"), f"{path}: lengths", ("real",))["real"]
+        check_dict(real, f"{path}: lengths: real", ("batches",))
+        check_number(real["batches"], f"{path}: lengths: real: batches", 1, whole=True)
     if not isinstance(timing["methods"], list) or not timing["methods"]:
         raise InputError(f"{path}: methods is {short(timing['methods'])}; expected a list of what was measured")
     for row in timing["methods"]:
-        check_dict(row, f"{path}: a method", ("method", "parameters", "training", "inference"))
-        if not isinstance(row["method"], str):
-            raise InputError(f"{path}: a method is called {short(row['method'])}; expected a name")
-        split_name(row["method"])
-        check_number(row["parameters"], f"{path}: parameters of {row['method']}", 0, whole=True)
-        for name in ("training", "inference"):
-            check_number(row[name], f"{path}: {name} of {row['method']}", 0)
+        check_timed_method(row, path)
     return timing
+
+
+def check_timed_method(row, path: Path) -> None:
+    """Raise InputError unless a JSON value is what timing.json has of one method."""
+    check_dict(row, f"{path}: a method", ("method", "parameters", "training", "inference"))
+    if not isinstance(row["method"], str):
+        raise InputError(f"{path}: a method is called {short(row['method'])}; expected a name")
+    split_name(row["method"])
+    check_number(row["parameters"], f"{path}: parameters of {row['method']}", 0, whole=True)
+    for name in ("training", "inference"):
+        check_number(row[name], f"{path}: {name} of {row['method']}", 0)
+    for name, cell in check_dict(row.get("real", {}), f"{path}: real batches of {row['method']}").items():
+        check_dict(cell, f"{path}: {name}, real batches of {row['method']}", ("of_ft",))
+        check_number(cell["of_ft"], f"{path}: {name}, real batches of {row['method']}", 0)

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from minipelt.errors import InputError
-from minipelt.paper.results import append, check_protocol, mend, read_results, read_timing, settings
+from minipelt.paper.results import append, check_protocol, mend, read_results, read_sweep, read_timing, settings
 from minipelt.settings import Method, Recipe, Run
 
 RUN = Run("cola", Method("lora"), Recipe(1e-3), glue="glue", k=100)
@@ -49,8 +49,8 @@ FOREIGN = [
     ("hello", "not a line that a sweep wrote"),
     ('{"run": ', "not a line that a sweep wrote"),
     ("[" * 100_000, "not a line that a sweep wrote"),
-    ("[]", "[]; expected the record of a run"),
-    ("3", "3; expected the record of a run"),
+    ("[]", "line 2 is []; expected an object"),
+    ("3", "line 2 is 3; expected an object"),
     ("{}", "run is None; expected an object"),
     (json.dumps(line_of(RUN)), "expected results and parameters, or an error"),
     (json.dumps(line_of(RUN, error=3)), "expected results and parameters, or an error"),
@@ -73,8 +73,8 @@ def test_a_foreign_results_file_is_refused_and_kept(tmp_path, line, message):
     text = f"{json.dumps(WHOLE)}\n{line}\n"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
-        mend(path)
-    assert f"{path}: line 2: " in str(caught.value) and message in str(caught.value)
+        read_sweep(path)
+    assert f"{path}: line 2" in str(caught.value) and message in str(caught.value)
     assert path.read_text() == text
 
 
