@@ -27,7 +27,8 @@ def finished(folder, run, change=disturb):
     change(model)
     folder.mkdir(parents=True)
     save_tensors(trained_tensors(model), folder / "trained.safetensors")
-    save_json({"run": asdict(run), "rows": {"test": len(rows["test"])}, "results": {}}, folder / "run.json")
+    results = {"test": {run.spec.metrics[0]: 0.5}, "gates": {}}
+    save_json({"run": asdict(run), "rows": {"test": len(rows["test"])}, "results": results}, folder / "run.json")
     return rows["test"]
 
 
