@@ -215,7 +215,8 @@ def test_what_is_no_finished_run_with_gates_is_passed_over(two_runs, tiny_folder
     (tmp_path / "begun").mkdir()
     save_json(record, tmp_path / "begun/run.json")
     record["run"]["data"] = asdict(Data("train.csv", "dev.csv", labels=("a", "b")))
-    save_json(record | {"results": {}}, tmp_path / "own/run.json")
+    results = {"test": {"accuracy": 0.5}, "gates": {}}
+    save_json(record | {"results": results}, tmp_path / "own/run.json")
     others = [str(tmp_path / name) for name in ("lora", "begun", "own")]
     assert main(["gates", *others, two_runs[0], "--out", str(tmp_path / "out")]) == 0
     passed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("passed over: ")]

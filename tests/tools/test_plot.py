@@ -18,6 +18,7 @@ from minipelt.tools import plot
 pytestmark = pytest.mark.slow  # whole runs and commands: together they take half a minute
 
 APL = {"adapter": 223776, "prefix": 46080, "prefix network": 2564864, "lora": 73728, "gates": 9240, "head": 770}
+LARGE = {"adapter": 22713216, "prefix": 0, "lora": 0, "gates": 0, "head": 770}
 GATES = {
     "prefix": [0.1, 0.2, 0.3],
     "lora_query": [0.4, 0.5, 0.6],
@@ -178,11 +179,11 @@ def test_many_panels_wrap(matplotlib, tmp_path):
 
 
 def test_compare_draws_scores_and_the_parameters_that_are_kept(matplotlib, tmp_path):
-    runs = [make_run(tmp_path / "a", score=0.75), make_run(tmp_path / "b", parameters={"ft": 22713216, "head": 770})]
+    runs = [make_run(tmp_path / "a", score=0.75), make_run(tmp_path / "b", parameters=LARGE)]
     (axes,) = figure_of("compare", *runs).axes
     assert [bar.get_width() for bar in axes.patches] == [75, 80]
     texts = [text.get_text() for text in axes.texts]
-    assert texts[:4] == ["75.00", "353,594", "80.00", "22,713,986"]  # apl: without the network that made the prefixes
+    assert texts[:4] == ["75.00", "353,594", "80.00", "22,713,986"]  # without the network that made the prefixes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert axes.get_xlabel() == "test accuracy"
 
