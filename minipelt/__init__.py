@@ -11,7 +11,7 @@ The lecture, in reading order:
     glue.py             tasks and their rows            splits.py       which rows train, and which test
     batches.py          rows -> padded tensors          metrics.py      the scores of GLUE
     loop.py             the training loop               checkpoint.py   what a run saves
-    experiment.py       one run, from settings to record
+    experiment.py       one run, from settings to record; record.py reads such records and checks them
 
 dropout.py, errors.py, files.py, progress.py, download.py and economy.py (bfloat16 and other ways to save) serve these.
 The machinery behind it, which the lecture never imports:

@@ -1,6 +1,7 @@
 """A run on disk: what training leaves behind, and what it takes to go on training.
 
-    trained.safetensors   what trained, at its best epoch: kilobytes for a PELT method. It loads onto run.json's base
+    trained.safetensors   what trained, at its best epoch: kilobytes for a PELT method. It loads onto run.json's base,
+                          and tells the settings that an answer depends on, which run.json must have
     run.json              every setting of the run and, once it has ended, its results
     metrics.jsonl         one line an epoch
     resume.safetensors    while the run lasts: the trained tensors of the last epoch with the optimiser's moments

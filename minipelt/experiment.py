@@ -236,7 +236,7 @@ def train_and_save(prepared, wrapped, folder, record, say, resume, save_seconds)
             reports.append(report)
             is_best = report["best_epoch"] == report["epoch"]
             if is_best:
-                said = {"settings": json.dumps(record["run"])}
+                said = {"settings": json.dumps(told_with_tensors(record["run"]))}
                 save_tensors(trained_tensors(model), folder / "trained.safetensors", said)
             if is_best or time.perf_counter() - last_save >= save_seconds:
                 save_training(state, model, optimizer, reports, record["run"])
@@ -334,20 +334,26 @@ def check_base(found, record, folder):
         )
 
 
-def check_as_trained(settings, folder):
-    """Raise InputError if a run's settings are not those that its trained tensors tell, as far as an answer depends on
-    them: LoRA's alpha, say, is no tensor. Tensors from elsewhere, or older ones, tell nothing.
+def told_with_tensors(settings):
+    """The settings that an answer depends on and no tensor tells: LoRA's alpha, which columns hold the texts.
+
+    settings: those of a run as JSON has them. Where its files lie is left out: they may move.
     """
-    trained = load_settings(folder / "trained.safetensors")
-    if trained is None:
-        return
-    files = ("train", "dev", "test", "skip_bad_rows")  # may have moved
-    for name in ("task", "method", "max_length", "precision", "data"):
-        before, now = trained.get(name), settings.get(name)
-        if name == "data" and isinstance(before, dict) and isinstance(now, dict):
-            before, now = ({key: value for key, value in each.items() if key not in files} for each in (before, now))
-        if before != now:
-            raise InputError(f"{folder}: {name} is {now}; the run was trained with {before}: expected its own run.json")
+    told = {name: settings.get(name) for name in ("task", "method", "max_length", "precision", "data")}
+    if isinstance(told["data"], dict):
+        files = ("train", "dev", "test", "skip_bad_rows")
+        told["data"] = {name: value for name, value in told["data"].items() if name not in files}
+    return told
+
+
+def check_as_trained(settings, folder):
+    """Raise InputError if run.json has other settings than the trained tensors tell. Older ones tell nothing."""
+    now = told_with_tensors(settings)
+    for name, before in (load_settings(folder / "trained.safetensors") or {}).items():
+        if now.get(name) != before:
+            raise InputError(
+                f"{folder}: {name} is {now.get(name)}; the run was trained with {before}: expected its own run.json"
+            )
 
 
 def check_same(record, folder):
