@@ -19,8 +19,10 @@ from importlib import import_module
 from pathlib import Path
 
 from helpers import ENVIRONMENT, ROOT, TINY, WORDS, tiny_bert, write_tiny_folder
+from tokenizers.implementations import BertWordPieceTokenizer
 
 from minipelt.__main__ import main
+from minipelt.settings import Method
 
 SIZE = float(os.environ.get("MINIPELT_ATTACK", "1"))
 WHOLE = 20  # the size at which nothing is left out
@@ -99,8 +101,6 @@ def write_base(folder, tokenizer=False):
     write_tiny_folder(folder, tiny_bert(TINY))
     (folder / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False, "model_max_length": 64}))
     if tokenizer:
-        from tokenizers.implementations import BertWordPieceTokenizer
-
         words = {word: number for number, word in enumerate(WORDS)}
         BertWordPieceTokenizer(words, lowercase=True)._tokenizer.save(str(folder / "tokenizer.json"))
     return folder
@@ -109,8 +109,6 @@ def write_base(folder, tokenizer=False):
 def options(method, base, train, dev, **more):
     """The command line of a small run on rows of its own."""
     sizes = {"bottleneck": 4, "prefix_length": 3, "rank": 2, "share": 0.02}
-    from minipelt.settings import Method
-
     used = Method(method).uses
     words = ["train", "--train", train, "--dev", dev, "--text-column", "first", "--text-b-column", "second"]
     words += ["--method", method, "--model", base, "--device", "cpu", "--max-length", "16", "--batch-size", "8"]

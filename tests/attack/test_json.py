@@ -45,7 +45,7 @@ def is_plausible(place, kind):
 
 
 def files_of(folder):
-    """{name: bytes} of the files below a folder, with all seconds at 0."""
+    """{name: bytes} of the files below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
