@@ -329,7 +329,7 @@ def check_base(found, record, folder):
     recorded = prints.get("base") if isinstance(prints, dict) else None
     if recorded and found and found != recorded:
         raise InputError(
-            f"{folder}: was trained on another base or vocabulary than {record['run']['model']} is now "
+            f"{folder}: was trained on another base or vocabulary than {record['run'].get('model', 'its base')} is now "
             f"(fingerprint {recorded}, found {found}); expected the same files"
         )
 

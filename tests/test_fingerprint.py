@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from minipelt import fingerprint
 from minipelt.batches import Rows
 from minipelt.errors import InputError
-from minipelt.experiment import load_run, new_folder, prepare, run_experiment
+from minipelt.experiment import check_base, load_run, new_folder, prepare, run_experiment
 from minipelt.weights import load
 
 
@@ -66,6 +66,12 @@ def test_a_run_refuses_another_base(tiny_folder, tmp_path, change):
     change(tiny_folder)
     with pytest.raises(InputError, match="was trained on another base or vocabulary"):
         load_run(folder)
+
+
+def test_a_record_without_the_base_s_name_is_refused_in_a_sentence():
+    record = {"run": {}, "fingerprints": {"base": "abc"}}
+    with pytest.raises(InputError, match="another base or vocabulary than its base is now"):
+        check_base("def", record, "runs/x")
 
 
 @pytest.fixture
