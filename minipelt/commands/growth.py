@@ -9,6 +9,7 @@ count of multiplications predicts. The figure needs matplotlib.
 
 import argparse
 
+from minipelt.commands import add_threads
 from minipelt.commands.sweep import Words
 
 WORK = "minipelt.paper.growth:write_growth"
@@ -27,7 +28,7 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="turns that count (default: %(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
+    add_threads(parser)
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument(
         "--redraw", action="store_true", help="read growth.json in --out, and write table and figure again"

@@ -27,7 +27,7 @@ from minipelt.paper.flops import inference_flops, kept_bytes, training_flops
 from minipelt.paper.machine import describe_machine, memory_of_training
 from minipelt.paper.race import inference_step, keep_what_is_saved, take_turns, training_step
 from minipelt.paper.report import markdown, number
-from minipelt.settings import Method, Recipe
+from minipelt.settings import Method, Recipe, plural
 from minipelt.unipelt import attach
 
 CONFIG = BertConfig(
@@ -167,7 +167,8 @@ def report(record: dict) -> str:
         "# How the cost of a step grows",
         f"Random weights, {config['hidden_size']} wide, {config['num_hidden_layers']} layers, "
         f"{record['batch']} rows of {record['length']} tokens, but for the one size that grows. "
-        f"Medians of {record['repeats']} turns on {record['device']} with {record['threads']} threads "
+        f"Medians of {plural(record['repeats'], 'turn')} on {record['device']} with "
+        f"{plural(record['threads'], 'thread')} "
         f"({record['machine']['processor']}, torch {record['machine']['torch']}).",
         "A slope is that of the cost against the size, both in logarithms, through the last three sizes. Predicted: of "
         "the counts in `flops.py`. Memory: what a training step keeps for its backward pass, and the gradients, which "

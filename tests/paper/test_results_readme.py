@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import minipelt.paper
+from minipelt.__main__ import main
 from minipelt.commands import COMMANDS
 from minipelt.glue import get_task
 from minipelt.paper.grid import grid
@@ -128,3 +129,33 @@ def test_what_it_says_of_the_gates_is_what_the_runs_say():
         means = [round(mean, 2) for _, mean in runs]
         assert (min(means), max(means)) == (low, high)
     assert rte == {1: (0.50, 0.53), 2: (0.73, 0.86), 3: (0.75, 0.94)}
+
+
+def test_the_table_of_speed_is_what_was_measured():
+    """Each row's times and shares, and the figures beside the targets."""
+    record = json.loads((RESULTS / "speed/timing.json").read_text(encoding="utf-8"))
+    lines = [line.strip("| ").split(" | ") for line in section("Speed").splitlines()]
+    shown = {(line[0], line[1].strip("`")): line[2:] for line in lines if len(line) >= 9}
+    rows = [*record["methods"], *record["merged"], *record["peers"]]
+    for row in rows:
+        cells = [cell for cell in shown[row["library"], row["method"]] if cell]
+        expected = []
+        for length in ("padded", "real"):
+            cell = row[length]["training"]
+            if cell:
+                expected += [f"{cell['milliseconds']:.0f}", f"{cell['of_ft']:.2f}", f"{cell['ours_of_theirs']:.2f}"]
+                expected += [f"{cell['of_limit']:.2f}"] if length == "padded" else []
+        for length in ("padded", "real"):
+            cell = row[length]["inference"]
+            expected += [f"{cell['of_ft']:.2f}", f"{cell['ours_of_theirs']:.2f}"]
+        assert cells == expected, row["library"]
+    assert {(row["library"], row["method"]) for row in rows} < set(shown)
+
+
+def test_growth_comes_out_again_from_its_points(tmp_path):
+    for name in ("growth.json", "growth.md"):
+        (tmp_path / name).write_bytes((RESULTS / "speed" / name).read_bytes())
+    assert main(["growth", "--redraw", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "growth.md").read_bytes() == (RESULTS / "speed/growth.md").read_bytes()
+    slopes = (tmp_path / "growth.md").read_text(encoding="utf-8").split("\n\n")[3]
+    assert slopes in section("Speed")
