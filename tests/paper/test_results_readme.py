@@ -159,3 +159,16 @@ def test_growth_comes_out_again_from_its_points(tmp_path):
     assert (tmp_path / "growth.md").read_bytes() == (RESULTS / "speed/growth.md").read_bytes()
     slopes = (tmp_path / "growth.md").read_text(encoding="utf-8").split("\n\n")[3]
     assert slopes in section("Speed")
+
+
+def test_the_two_tables_of_heads_are_those_of_the_report():
+    """A method's row: frozen where the public code freezes, then trained, task by task."""
+    report = (RESULTS / "heads-k100/report.md").read_text(encoding="utf-8").split("## `apl` minus")[0]
+    score = r"-?\d+\.\d\d<sub>\d+\.\d</sub>"
+    found = {row[0]: re.findall(score, row[1]) for row in re.findall(r"^\| `([\w-]+)` (.*)$", report, re.MULTILINE)}
+    stated = {row[0]: re.findall(score, row[1]) for row in re.findall(r"^\| `(\w+)` (.*)$", section(
+        "Heads, frozen or trained").split("What training the head adds")[0], re.MULTILINE)}
+    assert len(stated) == 7
+    for method, cells in stated.items():
+        assert cells[0::2] == found.get(f"{method}-frozenhead", found[method]), method
+        assert cells[1::2] == found[method], method
