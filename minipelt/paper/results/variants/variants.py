@@ -1,7 +1,7 @@
 """Why is a union behind its part? One change to `apl` at a time, scored on validation rows alone.
 
     python variants.py --glue glue                 every variant on SST-2 and STS-B, seeds 1 to 5; goes on where it was
-    python variants.py --table                     results.jsonl -> README.md's table
+    python variants.py --table                     variants.jsonl -> a table
 
 Not part of the package: what is tried here and does not help never enters it. A variant is a function that changes a
 model which `attach` has made, before it trains.
@@ -237,7 +237,7 @@ def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--glue", default="glue", help="where the official TSVs are")
-    parser.add_argument("--out", type=Path, default=HERE / "results.jsonl")
+    parser.add_argument("--out", type=Path, default=HERE / "variants.jsonl")
     parser.add_argument("--tasks", nargs="+", default=["sst2", "stsb"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
