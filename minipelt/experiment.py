@@ -364,6 +364,7 @@ def check_same(record, folder):
     if prints.get("train") != record["fingerprints"]["train"]:
         raise InputError(f"{folder}: the training rows are not those that the run began with; expected the same files")
     began = load_settings(folder / "resume.safetensors") or record["run"]
+    began = asdict(Run.from_dict(began, folder / "resume.safetensors"))  # with what is newer than the file
     for name in ("task", "method", "recipe", "k", "valid_rows", "max_length", "frozen_head", "zero_start", "precision"):
         if began.get(name) != record["run"][name]:
             raise InputError(

@@ -226,6 +226,19 @@ def test_a_resume_file_whose_reports_lack_the_seconds_is_refused(tiny_folder, tm
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def test_a_run_goes_on_that_began_before_a_setting_was_there(tiny_folder, tmp_path):
+    """Files of an older version lack settings that are newer than they; these are at their defaults then."""
+    run = tiny_run(tiny_folder, method="lora", k=20, valid_rows=10)
+    folder = new_folder(run, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(prepare(run), folder, interrupt_at(2), save_seconds=0)
+    tensors, metadata = load_tensors(folder / "resume.safetensors")
+    settings = json.loads(metadata["settings"])
+    del settings["recipe"]["accumulate"], settings["precision"]
+    save_tensors(tensors, folder / "resume.safetensors", metadata | {"settings": json.dumps(settings)})
+    assert run_experiment(prepare(run), folder, resume=True)["results"]["epochs"] == 3
+
+
 # ---- methods, real weights, real rows, a GPU
 
 
