@@ -22,6 +22,7 @@ from minipelt.gate import Gate, mean_gates, record_gates
 from minipelt.loop import make_optimizer, predict, train
 from minipelt.methods.lora import LoRA
 from minipelt.methods.prefix import Prefix
+from minipelt.paper.results import settings
 from minipelt.paper.tables import paired_t_test
 from minipelt.settings import Method, Recipe, Run, default_learning_rate
 
@@ -186,7 +187,7 @@ def do_run(task, name, seed, glue):
             gates = mean_gates(recorded) if all(recorded.values()) else {}
     return {
         "variant": name, "task": task, "seed": seed, "metric": metric, "validation": best["score"],
-        "best_epoch": best["epoch"], "epochs": report["epoch"], "gates": gates, "run": asdict(run),
+        "best_epoch": best["epoch"], "epochs": report["epoch"], "gates": gates, "run": asdict(settings(run)),
         "commit": git_commit(),
     }
 
