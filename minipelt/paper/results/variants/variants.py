@@ -23,7 +23,7 @@ from minipelt.loop import make_optimizer, predict, train
 from minipelt.methods.lora import LoRA
 from minipelt.methods.prefix import Prefix
 from minipelt.paper.results import settings
-from minipelt.paper.tables import paired_t_test
+from minipelt.paper.tables import mean_and_deviation, paired_t_test
 from minipelt.settings import Method, Recipe, Run, default_learning_rate
 
 HERE = Path(__file__).parent
@@ -228,9 +228,9 @@ def table(path):
             if not each:
                 cells += ["", "", ""]
                 continue
-            values = torch.tensor(list(each.values()), dtype=torch.float64)
+            mean, deviation = mean_and_deviation(each)
             difference, p, _ = paired_t_test(each, scores.get(("apl", task), {}))
-            cells += [f"{values.mean():.1f} ± {values.std():.1f}", f"{difference:+.1f}", f"{p:.2f}"]
+            cells += [f"{mean:.1f} ± {deviation:.1f}", f"{difference:+.1f}", f"{p:.2f}"]
         print("| " + " | ".join(cells) + " |")
 
 
