@@ -65,7 +65,7 @@ def memory_advice(run):
     """While open, torch's lack of memory becomes an InputError of one line that says what to try."""
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
+    except RuntimeError as error:  # torch.OutOfMemoryError is one, too
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         rows, parts = run.recipe.batch_size, run.recipe.accumulate

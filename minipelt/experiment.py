@@ -366,9 +366,9 @@ def check_same(record, folder):
     began = load_settings(folder / "resume.safetensors") or record["run"]
     began = asdict(Run.from_dict(began, folder / "resume.safetensors"))  # with what is newer than the file
     for name in ("task", "method", "recipe", "k", "valid_rows", "max_length", "frozen_head", "zero_start", "precision"):
-        if began.get(name) != record["run"][name]:
+        if began[name] != record["run"][name]:
             raise InputError(
-                f"{folder}: {name} is {record['run'][name]}; the run began with {began.get(name)} and cannot go on so"
+                f"{folder}: {name} is {record['run'][name]}; the run began with {began[name]} and cannot go on so"
             )
 
 

@@ -140,6 +140,15 @@ def test_a_new_pooler_follows_the_seed(tiny_folder):
 # ---- going on after a stop
 
 
+def interrupted_run(tiny_folder, tmp_path):
+    """(a small LoRA run, its folder), stopped when its second epoch was reported."""
+    run = tiny_run(tiny_folder, method="lora", k=20, valid_rows=10)
+    folder = new_folder(run, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(prepare(run), folder, interrupt_at(2), save_seconds=0)
+    return run, folder
+
+
 @pytest.mark.parametrize("method", ["apl", "diff"])
 def test_an_interrupted_run_resumes_to_the_same_result(tiny_folder, tmp_path, method):
     """diff settles in epoch 3: the resumed run must know it from the file."""
@@ -200,10 +209,7 @@ def test_files_of_a_run_may_move(tiny_folder, tmp_path):
 
 
 def test_nothing_trains_where_the_best_epoch_so_far_is_damaged(tiny_folder, tmp_path, monkeypatch):
-    run = tiny_run(tiny_folder, method="lora", k=20, valid_rows=10)
-    folder = new_folder(run, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        run_experiment(prepare(run), folder, interrupt_at(2), save_seconds=0)
+    run, folder = interrupted_run(tiny_folder, tmp_path)
     (folder / "trained.safetensors").write_bytes(b"")
     monkeypatch.setattr(experiment, "train", pytest.fail)
     with pytest.raises(InputError, match="trained.safetensors: not a whole safetensors file"):
@@ -212,10 +218,7 @@ def test_nothing_trains_where_the_best_epoch_so_far_is_damaged(tiny_folder, tmp_
 
 def test_a_resume_file_whose_reports_lack_the_seconds_is_refused(tiny_folder, tmp_path):
     """Before anything trains, and not when the sum is to be made at the end; the folder stays as it is."""
-    run = tiny_run(tiny_folder, method="lora", k=20, valid_rows=10)
-    folder = new_folder(run, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        run_experiment(prepare(run), folder, interrupt_at(2), save_seconds=0)
+    run, folder = interrupted_run(tiny_folder, tmp_path)
     tensors, metadata = load_tensors(folder / "resume.safetensors")
     reports = json.loads(metadata["reports"])
     del reports[0]["train_seconds"]
@@ -228,10 +231,7 @@ def test_a_resume_file_whose_reports_lack_the_seconds_is_refused(tiny_folder, tm
 
 def test_a_run_goes_on_that_began_before_a_setting_was_there(tiny_folder, tmp_path):
     """Files of an older version lack settings that are newer than they; these are at their defaults then."""
-    run = tiny_run(tiny_folder, method="lora", k=20, valid_rows=10)
-    folder = new_folder(run, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        run_experiment(prepare(run), folder, interrupt_at(2), save_seconds=0)
+    run, folder = interrupted_run(tiny_folder, tmp_path)
     tensors, metadata = load_tensors(folder / "resume.safetensors")
     settings = json.loads(metadata["settings"])
     del settings["recipe"]["accumulate"], settings["precision"]

@@ -13,6 +13,7 @@ from minipelt.settings import Recipe, Run
 COMMANDS = (
     "train", "predict", "describe", "plot", "export", "fetch", "sweep", "report", "gates", "timing", "growth", "live",
 )
+ECONOMY = ("precision", "compile", "gradient_checkpointing")  # fields of Run
 DEFAULT_THREADS = 1
 MOST_THREADS = 1024
 
@@ -42,7 +43,7 @@ def add_options(group: _ActionsContainer, settings: type, names: tuple[str, ...]
 
 def add_economy_options(group: _ActionsContainer) -> None:
     """Add what makes a run cheaper (economy.py): all off by default."""
-    add_options(group, Run, ("precision", "compile", "gradient_checkpointing"))
+    add_options(group, Run, ECONOMY)
     add_options(group, Recipe, ("accumulate",))
 
 

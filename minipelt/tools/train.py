@@ -13,7 +13,7 @@ import torch
 
 from minipelt import fingerprint
 from minipelt.batches import encode
-from minipelt.commands import DEFAULT_THREADS, given
+from minipelt.commands import DEFAULT_THREADS, ECONOMY, given
 from minipelt.commands.train import DEFAULT_METHOD, DEFAULT_OUT
 from minipelt.economy import what_the_machine_has
 from minipelt.errors import InputError, complain, describe_os_error
@@ -38,7 +38,6 @@ from minipelt.unipelt import kept_parameters
 
 RESUME = "resume.safetensors"
 TRAINED = "trained.safetensors"
-ECONOMY = ("precision", "compile", "gradient_checkpointing")
 
 
 def train(args):

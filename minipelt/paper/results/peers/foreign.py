@@ -19,11 +19,11 @@ import adapters
 import peft
 import torch
 import transformers
-from torch import nn
 
 from minipelt.batches import Rows, collate
 from minipelt.errors import InputError
 from minipelt.loop import predict
+from minipelt.paper.peers import Peer
 from minipelt.unipelt import trained_parameters
 
 LIBRARIES = {"ft": transformers, "lora": peft, "adapter": adapters, "apl": adapters}
@@ -60,21 +60,6 @@ TOLERANCE = 1e-5
 transformers.logging.set_verbosity_error()
 logging.getLogger("adapters").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="adapters")
-
-
-class Peer(nn.Module):
-    """A library's model, called as minipelt's loop calls its own."""
-
-    extra_loss = None  # the loop asks for it
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids, attention_mask, token_type_ids):
-        """(B, T) three times -> logits (B, C)."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        return self.model(**inputs).logits
 
 
 def build(ours, folder: str, method: str, seed: int) -> Peer:
