@@ -23,7 +23,7 @@ from minipelt.glue import TASKS
 from minipelt.paper import numbers
 from minipelt.paper.report import markdown, number
 from minipelt.paper.results import kind_of_rows, run_of
-from minipelt.paper.tables import label, order_of, run_on_record
+from minipelt.paper.tables import company, label, order_of, run_on_record
 
 SPREADS = ("over layers", "over sentences", "over seeds", "over tasks")
 
@@ -56,16 +56,20 @@ class Study:
 def gather(lines: list[dict], place: Path) -> list[Study]:
     """Lines of gates.jsonl -> a Study for each K and method.
 
-    Raises InputError if there are none, for a line that is no such line, and for runs of one task, method, K and seed
-    that differ in something else.
+    Raises InputError if there are none, for a line that is no such line, for runs on other rows or another base than
+    the first, and for runs of one task, method, K and seed that differ in something else.
     """
     if not lines:
         raise InputError(f"{place}: no runs; expected the folders of finished runs with gates, to measure them")
     found = defaultdict(lambda: defaultdict(dict))
+    first = run_of(lines[0], place)
     for line_number, line in enumerate(lines, start=1):
         if not {"gates", "start", "scores", "replaced"} <= line.keys():
             raise InputError(f"{place}: line {line_number}: not a line that `python -m minipelt gates` wrote")
         run = run_of(line, place)
+        if company(run) != company(first):
+            both = f"{first.name} and {run.name}"
+            raise InputError(f"{place}: line {line_number}: mixes {both}; expected one base and one kind of rows")
         method = label(line["run"])
         line |= {"run": asdict(run)}  # settings that are newer than the file get their defaults
         by_seed = found[run.k, method][run.task]

@@ -114,6 +114,14 @@ def test_two_protocols_do_not_mix():
         gather([*two_tasks(), second], Path("gates.jsonl"))
 
 
+def test_sample_rows_and_another_base_are_not_averaged_with_the_rest():
+    for changes in ({"glue": "miniglue"}, {"model": "bert-base-uncased"}):
+        other = line("stsb", 3, [0.2, 0.4], 0.8, 0.8)
+        other["run"] |= changes
+        with pytest.raises(InputError, match="line 5: mixes stsb-apl-k100-seed2 and stsb-.*; expected one base and"):
+            gather([*two_tasks(), other], Path("gates.jsonl"))
+
+
 @pytest.mark.parametrize("missing", ["gates", "start", "scores", "replaced"])
 def test_lines_of_another_kind_are_refused(missing):
     broken = two_tasks()
