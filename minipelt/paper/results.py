@@ -165,6 +165,9 @@ def read_timing(path: Path) -> dict:
         raise InputError(f"{path}: methods is {short(timing['methods'])}; expected a list of what was measured")
     for row in timing["methods"]:
         check_timed_method(row, path)
+    first = timing["methods"][0]["method"]
+    if first != "ft":
+        raise InputError(f"{path}: the first method is {first}; expected ft, whose times all others are shares of")
     return timing
 
 

@@ -108,7 +108,10 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
 
 TIMING = {
     "model": "tiny", "task": "rte", "batch_size": 4, "repeats": 3, "threads": 1, "device": "cpu", "base": 99,
-    "methods": [{"method": "lora", "parameters": 7, "training": 0.5, "inference": 1.25}],
+    "methods": [
+        {"method": "ft", "parameters": 9, "training": 1.0, "inference": 1.0},
+        {"method": "lora", "parameters": 7, "training": 0.5, "inference": 1.25},
+    ],
 }
 
 
@@ -117,9 +120,10 @@ TIMING = {
     ({"base": 0}, "base is 0; expected a whole number from 1 on"),
     ({"methods": []}, r"methods is \[\]"),
     ({"methods": [3]}, "a method is 3; expected an object"),
-    ({"methods": [TIMING["methods"][0] | {"method": "adaptor"}]}, "unknown method 'adaptor'"),
-    ({"methods": [TIMING["methods"][0] | {"training": float("nan")}]}, "training of lora is nan"),
-    ({"methods": [TIMING["methods"][0] | {"parameters": "7"}]}, "parameters of lora is '7'"),
+    ({"methods": TIMING["methods"][1:]}, "the first method is lora; expected ft"),
+    ({"methods": [TIMING["methods"][1] | {"method": "adaptor"}]}, "unknown method 'adaptor'"),
+    ({"methods": [TIMING["methods"][1] | {"training": float("nan")}]}, "training of lora is nan"),
+    ({"methods": [TIMING["methods"][1] | {"parameters": "7"}]}, "parameters of lora is '7'"),
 ])
 def test_what_was_timed_is_read_with_every_field_checked(tmp_path, change, message):
     path = tmp_path / "timing.json"
