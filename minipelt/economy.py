@@ -7,6 +7,7 @@ default, so that nothing here stands between a reader and the numbers.
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from types import MethodType
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -29,7 +30,8 @@ def recompute_layers(bert):
     The gradients are the same, dropout's noise included; a training step costs another forward pass.
     """
     for layer in bert.encoder.layer:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        forward = MethodType(type(layer).forward, layer)  # not layer.forward: runs of a sweep share their base
+        layer.forward = partial(checkpoint, forward, use_reentrant=False)
 
 
 def what_the_machine_has(run, device, say):

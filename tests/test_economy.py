@@ -73,6 +73,14 @@ def test_recomputed_layers_keep_less_for_the_way_back(model):
     assert kept(model) < before / 2
 
 
+def test_the_runs_of_a_sweep_share_a_base_and_do_not_wrap_its_layers_deeper_and_deeper(model):
+    twin = copy.deepcopy(model)
+    for _ in range(1000):
+        recompute_layers(twin.bert)
+    expected, found = gradients(model), gradients(twin)  # Python's stack would not be deep enough
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
 def test_bfloat16_rounds_products_and_leaves_weights_and_gradients_in_float32(model):
     model.eval()
     inputs, _ = a_batch()

@@ -44,6 +44,8 @@ def merge(bert):
             if ia3:
                 linear.weight *= ia3.scale[:, None]  # (D, 1): a row of the matrix makes a feature
                 linear.bias *= ia3.scale
+        if attention.ia3_value and attention.lora_value:  # a LoRA that stays, under its gate, is scaled as well
+            attention.lora_value.B.weight *= attention.ia3_value.scale[:, None]
         if wide.ia3:
             layer.output.dense.weight *= wide.ia3.scale  # (4 D): a column of the next matrix reads one
         attention.ia3_key = None

@@ -1,10 +1,13 @@
 """methods/ia3.py: the scalings, against plain algebra."""
 
+import pytest
 import torch
+from helpers import disturb
 
 from minipelt.bert import BertClassifier
 from minipelt.methods.ia3 import IA3, merge
 from minipelt.settings import Method
+from minipelt.tools.merge import fold
 from minipelt.unipelt import attach
 
 
@@ -36,3 +39,12 @@ def test_keys_values_and_features_are_scaled(tiny, batch):
     assert torch.equal(after["attention.self.key.bias"], before["attention.self.key.bias"] * key)
     assert torch.equal(after["attention.self.value.bias"], before["attention.self.value.bias"] * value)
     assert torch.equal(after["attention.self.query.weight"], before["attention.self.query.weight"])
+
+
+@pytest.mark.parametrize("method, folded", [("lora+ia3", {"lora", "ia3"}), ("al+ia3", {"ia3"})])
+def test_folding_scales_a_lora_as_well_whether_it_folds_or_stays_under_its_gate(tiny, batch, method, folded):
+    model = attach(BertClassifier(tiny, 2), Method(method)).eval()
+    disturb(model)
+    expected = model(*batch)
+    assert fold(model) == folded
+    assert torch.allclose(model(*batch), expected, atol=1e-6)
