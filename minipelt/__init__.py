@@ -13,7 +13,8 @@ The lecture, in reading order:
     loop.py             the training loop               checkpoint.py   what a run saves
     experiment.py       one run, from settings to record; record.py reads such records and checks them
 
-dropout.py, errors.py, files.py, progress.py, download.py and economy.py (bfloat16 and other ways to save) serve these.
+dropout.py, errors.py, files.py, progress.py, download.py, fingerprint.py (is it the same base, are they the same
+rows?) and economy.py (bfloat16 and other ways to save) serve these.
 The machinery behind it, which the lecture never imports:
 
     paper/              the papers' grids: sweeps, tables, reports, timing, results

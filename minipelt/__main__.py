@@ -12,8 +12,8 @@ from minipelt.commands import COMMANDS
 from minipelt.errors import run_command
 
 
-def main(argv: list[str] | None = None, prog: str = "python -m minipelt") -> int:
-    """Run a command line, without the program's own name. Returns the exit code."""
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """Run a command line, without the program's own name. Returns the exit code. prog: the command's name in --help."""
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what the terminal's encoding lacks is shown by its number
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None, prog: str = "python -m minipelt") -> int
         print(f"error: unknown command {name!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     command = import_module(f"minipelt.commands.{name}")
-    parser = command.make_parser(f"{prog} {name}")
+    parser = command.make_parser(prog or f"python -m minipelt {name}")
     args = parser.parse_args(argv[1:])
     progress.quiet = bool(getattr(args, "quiet", False))
     if hasattr(command, "check"):

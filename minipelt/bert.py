@@ -93,7 +93,7 @@ def check_config_value(name: str, value, kind: type) -> None:
         limit = f" up to {LARGEST.get(name, 1_000_000):,}" if is_whole and value > 0 else ""
         raise InputError(f"{name} is {value!r}; expected a whole number above 0{limit}")
     if kind is float and not ((is_whole or isinstance(value, float)) and 0 <= value < 1):
-        raise InputError(f"{name} is {value!r}; expected a number from 0 to 1")
+        raise InputError(f"{name} is {value!r}; expected a number from 0 to 1, but not 1")
     if kind is str:
         raise InputError(f"{name} is {value!r}; expected a name")
 
@@ -350,7 +350,7 @@ class BertClassifier(nn.Module):
     """The encoder with a head: pooled [CLS] -> dropout -> Linear. One output for regression, C for C classes.
 
     Its slot `extra_loss` is the one thing that a method may ask of the training loop. It holds a module, or nothing;
-    before every step the loop calls `model.extra_loss(epoch, recipe)` and adds the number that comes back to the loss.
+    with every loss the loop calls `model.extra_loss(epoch, recipe)` and adds the number that comes back.
     """
 
     slots = ("side", "extra_loss")

@@ -42,7 +42,7 @@ from minipelt.progress import Stopwatch, scoring_bar, step_bar
 from minipelt.record import check_reports, load_record
 from minipelt.settings import Run, plural
 from minipelt.splits import load_splits, read_split
-from minipelt.unipelt import attach, count_parameters
+from minipelt.unipelt import attach, count_parameters, trained_parameters
 from minipelt.weights import load
 
 
@@ -111,6 +111,8 @@ def build(run, device, load=load_base):
     if run.frozen_head:
         model.classifier.weight.requires_grad_(False)
         model.classifier.bias.requires_grad_("bitfit" in run.method.parts)
+    if not trained_parameters(model):
+        raise InputError(f"nothing trains: the head is frozen, and method {run.method.name} trains nothing else here")
     if run.gradient_checkpointing:
         recompute_layers(model.bert)
     if run.precision == "bf16":

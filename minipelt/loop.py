@@ -77,7 +77,7 @@ def make_optimizer(model, recipe):
 
 
 def set_learning_rate(optimizer, recipe, step, total_steps):
-    """Step number, from 0 -> learning rate: in a line up to its peak, then in a line down to 0."""
+    """Give the optimizer the rate of a step, counted from 0: in a line up to its peak, then in a line down to 0."""
     warmup = max(1, round(recipe.warmup * total_steps))
     up = (step + 1) / warmup
     down = (total_steps - step) / max(1, total_steps - warmup)

@@ -24,7 +24,7 @@ def attach(model, method):
 
     The new modules are made on the model's device, initialised as their files say. Raises InputError if the model has
     a method already, if the encoder is too small for it, if two parts want one slot, or if a parameter would train
-    that no part owns.
+    that no part owns, or that another part rewrites.
     """
     filled = any(getattr(module, slot) for _, module, slot in slots(model))
     rewritten = any(parametrize.is_parametrized(module) for module in model.modules())
@@ -84,6 +84,9 @@ def check_owned(model):
             raise InputError(f"no part owns the module in {name}; expected `part`, a name of the table, in its class")
     part_of = owners(model)
     for name in trained_parameters(model):
+        if name.endswith(".original"):  # torch's name of a matrix that a parametrization rewrites
+            name = name.replace("parametrizations.weight.original", "weight")
+            raise InputError(f"one part trains {name}, and another rewrites it; expected one of the two alone")
         if model.base_parts.get(name, part_of.get(name)) not in (*PARTS, "gates"):
             raise InputError(f"{name} trains and no part owns it; expected `part` in its module's class, or `unfreeze`")
 

@@ -252,7 +252,7 @@ ODD_CONFIGS = [
     ({"hidden_act": None}, "hidden_act is None"),
     ({"hidden_act": ["gelu"]}, r"hidden_act is \['gelu'\]"),
     ({"hidden_act": 1}, "hidden_act is 1"),
-    ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob is 1.5; expected a number from 0 to 1"),
+    ({"hidden_dropout_prob": 1}, "hidden_dropout_prob is 1; expected a number from 0 to 1, but not 1"),
     ({"hidden_dropout_prob": -0.1}, "hidden_dropout_prob is -0.1"),
     ({"attention_probs_dropout_prob": "0.1"}, "attention_probs_dropout_prob is '0.1'"),
     ({"attention_probs_dropout_prob": True}, "attention_probs_dropout_prob is True"),

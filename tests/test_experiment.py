@@ -303,6 +303,13 @@ def test_two_runs_on_cuda_give_the_same_bytes(tiny_folder, tmp_path):
 # ---- departures from the protocol
 
 
+@pytest.mark.parametrize("method", [Method("head"), Method("top", top_layers=0)])
+def test_a_frozen_head_with_nothing_beside_it_that_trains_is_refused(tiny_folder, method):
+    run = replace(tiny_run(tiny_folder, "sst2", frozen_head=True), method=method)
+    with pytest.raises(InputError, match="^nothing trains: the head is frozen, and method (head|top) trains nothing"):
+        prepare(run)
+
+
 @pytest.mark.parametrize("method", ["lora", "bitfit"])
 def test_a_frozen_head_stays_as_it_was_drawn_and_is_saved(tiny_folder, tmp_path, method):
     """Of the head, BitFit alone trains the bias, as in the authors' code; the rest of the method trains as ever."""

@@ -281,6 +281,12 @@ def test_a_new_method_is_a_file_and_a_row(tiny, monkeypatch):
     assert {"fake", "adapter"} < set(count_parameters(both))
 
 
+@pytest.mark.parametrize("name", ["top+diff", "top+dora"])
+def test_a_matrix_that_one_part_trains_and_another_rewrites_is_refused(tiny, name):
+    with pytest.raises(InputError, match=r"^one part trains bert\.encoder\.[\w.]+\.weight, and another rewrites it;"):
+        attach(BertClassifier(tiny, 2), Method(name))
+
+
 @pytest.mark.parametrize("put, other, slot", [
     (put_into_layers, "parallel", "bert.encoder.layer.0.parallel"),
     (put_into_the_encoder, "prompt", "bert.prompt"),

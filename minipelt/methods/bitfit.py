@@ -11,7 +11,7 @@ from minipelt.methods import unfreeze
 def biases(bert):
     """The bias parameters that an encoder has of its own (Linear and LayerNorm, pooler included), as {name: parameter}.
 
-    Call it before anything is put into the slots: a submodule's biases belong to that submodule.
+    Where slots are full it names the biases in there as well; they train already, and `unfreeze` passes them by.
     """
     return {name: parameter for name, parameter in bert.named_parameters() if name.endswith(".bias")}
 

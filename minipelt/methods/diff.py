@@ -110,7 +110,7 @@ class DiffLoss(nn.Module):
         self.settled = False
 
     def forward(self, epoch, recipe):
-        """Before a step of an epoch, from 1 on -> lambda * the share of entries that z is expected to let through."""
+        """For every loss of an epoch, from 1 on -> lambda * the share of entries that z is expected to let through."""
         # Settled early enough for patience to see what it brings.
         settling = 1 + max(1, min(recipe.epochs, recipe.patience) // 2)
         if epoch == settling and not self.settled:

@@ -1,4 +1,4 @@
-"""LayerNorm-only tuning (Houlsby et al. 2019, section 3.5): train the weights and biases of the LayerNorms.
+"""LayerNorm-only tuning (Houlsby et al. 2019, section 3.4): train the weights and biases of the LayerNorms.
 
     w * (x - mean) / deviation + b        w and b trained
 

@@ -1,4 +1,4 @@
-"""Variable fine-tuning (Houlsby et al. 2019, section 3.4): the top n layers train, the layers below stay frozen.
+"""Variable fine-tuning (Houlsby et al. 2019, sections 3.3, 3.4): the top n layers train, those below stay frozen.
 
 No gradient has to pass below the lowest layer that trains, which makes a step cheaper. With n = 0 this is the head
 alone.
