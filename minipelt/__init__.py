@@ -11,10 +11,10 @@ The lecture, in reading order:
     glue.py             tasks and their rows            splits.py       which rows train, and which test
     batches.py          rows -> padded tensors          metrics.py      the scores of GLUE
     loop.py             the training loop               checkpoint.py   what a run saves
-    experiment.py       one run, from settings to record; record.py reads such records and checks them
+    experiment.py       one run, from settings to record; identity.py: is it the same run, base and rows as before?
 
-dropout.py, errors.py, files.py, progress.py, download.py, fingerprint.py (is it the same base, are they the same
-rows?) and economy.py (bfloat16 and other ways to save) serve these.
+dropout.py, errors.py, files.py, progress.py, download.py, fingerprint.py, record.py (reads run.json, and checks it)
+and economy.py (bfloat16 and other ways to save) serve these.
 The machinery behind it, which the lecture never imports:
 
     paper/              the papers' grids: sweeps, tables, reports, timing, results

@@ -9,16 +9,13 @@ import math
 from pathlib import Path
 
 from minipelt.errors import InputError, short
-from minipelt.files import load_json
-from minipelt.settings import Run
+from minipelt.settings import Run, load_run_json
 
 
 def load_record(folder: str | Path) -> dict:
     """The record in a run folder's run.json. Raises InputError, naming the field, if it is none."""
-    path = Path(folder) / "run.json"
-    Run.load(folder)  # its settings, or that there is no such file
-    record = load_json(path)
-    check_record(record, path)
+    record = load_run_json(folder)
+    check_record(record, Path(folder) / "run.json")
     return record
 
 

@@ -268,12 +268,9 @@ class Run:
     @classmethod
     def load(cls, folder: str | Path, **changes) -> "Run":
         """The settings in a run folder's run.json, with `changes`. Raises InputError if it holds none."""
-        path = Path(folder) / "run.json"
-        if not path.is_file():
-            raise InputError(f"{folder}: no run.json in it; expected a run folder, such as train.py leaves in runs/")
-        record = load_json(path)
+        record = load_run_json(folder)
         values = record.get("run") if isinstance(record, dict) else None
-        return cls.from_dict(values, path, **changes)
+        return cls.from_dict(values, Path(folder) / "run.json", **changes)
 
     @classmethod
     def from_dict(cls, values: dict, place: str | Path, **changes) -> "Run":
@@ -376,6 +373,14 @@ def check_range(each, value: int | float) -> None:
         raise InputError(f"{each.name} is {value}; expected {expected}")
     if most is not None and value > most:
         raise InputError(f"{each.name} is {value}; expected at most {most:,}")
+
+
+def load_run_json(folder: str | Path):
+    """What a run folder's run.json holds. Raises InputError if there is none, or if it is no JSON."""
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no run.json in it; expected a run folder, such as train.py leaves in runs/")
+    return load_json(path)
 
 
 def as_settings(cls, values) -> dict:

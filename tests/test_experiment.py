@@ -15,6 +15,7 @@ from minipelt.checkpoint import load_tensors, save_tensors
 from minipelt.errors import InputError
 from minipelt.experiment import load_run, new_folder, prepare, run_experiment
 from minipelt.glue import TASKS
+from minipelt.identity import git_commit
 from minipelt.loop import predict
 from minipelt.settings import PARTS, Data, Method, Recipe, Run, default_learning_rate
 from minipelt.tools.owndata import reader
@@ -52,7 +53,7 @@ def test_the_record_tells_where_the_numbers_come_from(tiny_folder, tmp_path):
     assert record["threads"] == torch.get_num_threads()
     assert record["processes"] == 1
     assert record["device"] == "cpu"
-    assert record["commit"] == experiment.git_commit()
+    assert record["commit"] == git_commit()
     assert set(record["versions"]) == {"minipelt", "torch", "python"}
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from minipelt import fingerprint
 from minipelt.batches import Rows
 from minipelt.errors import InputError
-from minipelt.experiment import check_base, load_run, new_folder, prepare, run_experiment
+from minipelt.experiment import load_run, new_folder, prepare, run_experiment
+from minipelt.identity import check_base
 from minipelt.weights import load
 
 

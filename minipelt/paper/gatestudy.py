@@ -15,10 +15,11 @@ import torch
 from minipelt.batches import Rows, encode
 from minipelt.bert import BertClassifier
 from minipelt.errors import InputError, complain
-from minipelt.experiment import build, choose_device, git_commit, load_run, score
+from minipelt.experiment import build, choose_device, load_run, score
 from minipelt.files import alone_in, make_folder, write_text
 from minipelt.gate import force_gates, record_gates, submodule_of
 from minipelt.glue import Task
+from minipelt.identity import git_commit
 from minipelt.loop import predict
 from minipelt.paper.gatechart import draw
 from minipelt.paper.gatetables import gather, report

@@ -15,9 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from minipelt.checkpoint import load_trained
 from minipelt.errors import InputError
-from minipelt.experiment import build, choose_device, load_base
+from minipelt.experiment import choose_device, load_base, load_run
 from minipelt.settings import Run
 from minipelt.unipelt import detach, slots
 
@@ -146,7 +145,7 @@ class Switchboard(nn.Module):
         self.bert, self.tokenizer = load_base(self.runs[0].model, device)
         self.heads, self.sides = nn.ModuleList(), nn.ModuleList()
         self.rows = {}  # {number of a run: which rows of the batch ask for it}
-        filled = [self.load_modules(folder, run, device) for folder, run in zip(folders, self.runs, strict=True)]
+        filled = [self.load_modules(folder, device) for folder in folders]
         for (_, module, slot), of_runs in zip(list(slots(self.bert)), zip(*filled, strict=True), strict=True):
             if any(each is not None for each in of_runs):
                 setattr(module, slot, SWITCHES[type(module).__name__, slot](of_runs, self))
@@ -158,19 +157,20 @@ class Switchboard(nn.Module):
             raise InputError(f"{folder}: method {run.method.name} trains the base itself; it cannot share it")
         if run.model != self.runs[0].model:
             raise InputError(f"{folder}: its base is {run.model}; expected {self.runs[0].model}, as for the others")
+        if run.precision != "float32":
+            raise InputError(f"{folder}: its precision is {run.precision}; expected float32, as the shared base has")
 
-    def load_modules(self, folder, run, device):
+    def load_modules(self, folder, device):
         """Load a run into the base, keep its head and side network, and take out again what fills each slot: a list."""
 
         def shared_base(name, device):
             return self.bert, self.tokenizer
 
-        model, _ = build(run, device, shared_base)
+        run, _, model, _ = load_run(folder, shared_base, device=str(device))
         if model.bert.pooler_is_new:
             raise InputError(f"{folder}: its base has no pooler, so each run trained its own; it cannot be shared")
         if any(parametrize.is_parametrized(module) for module in model.bert.modules()):
             raise InputError(f"{folder}: method {run.method.name} rewrites the base's matrices; it cannot share them")
-        load_trained(model, Path(folder) / "trained.safetensors")
         self.heads.append(model.classifier)
         self.sides.append(nn.Identity() if model.side is None else model.side)
         found = [getattr(module, slot) for _, module, slot in slots(model.bert)]

@@ -90,3 +90,17 @@ def test_a_run_on_another_base_cannot_take_part(folders, tmp_path):
     save_json(record, folders[1] / "run.json")
     with pytest.raises(InputError, match="its base is .*other; expected .*tiny-bert"):
         Switchboard(folders[:2], "cpu")
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"fingerprints": {"base": "abc", "train": "def"}}, "another base or vocabulary"),
+    ({"precision": "bf16"}, "its precision is bf16; expected float32"),
+])
+def test_a_run_that_would_answer_otherwise_by_itself_cannot_take_part(folders, change, message):
+    """What loading it alone refuses is refused here, too."""
+    record = load_json(folders[1] / "run.json")
+    record["run"] |= {name: value for name, value in change.items() if name in record["run"]}
+    record |= {name: value for name, value in change.items() if name not in record["run"]}
+    save_json(record, folders[1] / "run.json")
+    with pytest.raises(InputError, match=message):
+        Switchboard(folders[:2], "cpu")

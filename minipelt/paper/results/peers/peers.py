@@ -23,8 +23,9 @@ from pathlib import Path
 import torch
 
 from minipelt.errors import run_command
-from minipelt.experiment import git_commit, prepare, score
+from minipelt.experiment import prepare, score
 from minipelt.files import alone_in, make_folder, write_text
+from minipelt.identity import git_commit
 from minipelt.loop import make_optimizer, predict, train
 from minipelt.paper.report import markdown, number
 from minipelt.paper.results import append, mend, read_results, settings

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from minipelt.errors import InputError
-from minipelt.experiment import git_commit, prepare, score
+from minipelt.experiment import prepare, score
 from minipelt.gate import Gate, mean_gates, record_gates
+from minipelt.identity import git_commit
 from minipelt.loop import make_optimizer, predict, train
 from minipelt.methods.lora import LoRA
 from minipelt.methods.prefix import Prefix
