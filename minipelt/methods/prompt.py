@@ -23,9 +23,9 @@ class Prompt(nn.Module):
         # none to spare.
         words = embeddings.word_embeddings
         first = 1000 if words.num_embeddings > 2000 else 0
-        chosen = torch.randint(first, words.num_embeddings, (1, prompt_length), device=words.weight.device)
+        chosen = torch.randint(first, words.num_embeddings, (prompt_length,), device=words.weight.device)
         with torch.no_grad():
-            self.vectors = nn.Parameter(embeddings.LayerNorm(words(chosen))[0])  # (P, D)
+            self.vectors = nn.Parameter(embeddings.LayerNorm(words(chosen)))  # (P, D)
 
     def forward(self, h, mask):
         """h (B, T, D), mask (B, T) -> longer ones, (B, P + T, D) and (B, P + T)."""
