@@ -18,9 +18,12 @@ PROTOCOL = ("data", "files", "model", "valid_rows", "max_length", "epochs", "pat
 
 
 def settings(run: Run) -> Run:
-    """What makes a run this run: all its settings but where the official files lie and what it computes on."""
+    """What makes a run this run: all its settings but where the official files lie, what it computes on, and what
+    saves time or memory and leaves the result as it is.
+    """
     glue = "miniglue" if run.sample_rows else ""
-    return replace(run, glue=glue, device="", compile=False, gradient_checkpointing=False)
+    recipe = replace(run.recipe, accumulate=1)
+    return replace(run, recipe=recipe, glue=glue, device="", compile=False, gradient_checkpointing=False)
 
 
 def run_of(record: dict, path: Path) -> Run:

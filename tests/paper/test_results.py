@@ -7,6 +7,7 @@ import pytest
 
 from minipelt.errors import InputError
 from minipelt.paper.results import append, check_protocol, mend, read_results, read_sweep, read_timing, settings
+from minipelt.paper.sweep import runs_on_record
 from minipelt.settings import Method, Recipe, Run
 
 RUN = Run("cola", Method("lora"), Recipe(1e-3), glue="glue", k=100)
@@ -139,6 +140,19 @@ def test_what_was_timed_is_read_with_every_field_checked(tmp_path, change, messa
 
 def test_where_the_files_lie_and_the_device_do_not_matter():
     assert settings(RUN) == settings(replace(RUN, glue="/data/glue", device="cuda"))
+
+
+@pytest.mark.parametrize("change", [
+    {"recipe": Recipe(1e-3, accumulate=2)}, {"compile": True}, {"gradient_checkpointing": True},
+])
+def test_what_leaves_the_result_as_it_is_does_not_matter_either(tmp_path, change):
+    """As after a run without memory, when the sweep is repeated with its advice: what is done stays done."""
+    path = tmp_path / "results.jsonl"
+    older = finished(RUN)
+    del older["run"]["recipe"]["accumulate"]
+    for line in (finished(RUN), finished(replace(RUN, **change)), older):
+        append(path, line)
+    assert runs_on_record(path) == {settings(replace(RUN, **change))}
 
 
 def test_sample_rows_do_not_count_as_the_real_ones():
