@@ -8,7 +8,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ class Results:
     gates       {(K, method, task, submodule): [the mean of each layer, a list a seed]}
     parameters  {method: trained parameters that a run keeps, without the head}
     heads       {method: {task: parameters of the head}}
+    ungated     {method: the same without gates}
     runs        {task: a Run of it}
     protocol    {setting: its value, for people}, of the settings that all runs of a task have alike
     sizes, tasks: every K, smallest first, and every task, in the paper's order, own data behind
@@ -57,6 +58,7 @@ class Results:
         self.gates = defaultdict(list)
         self.parameters = {}
         self.heads = defaultdict(dict)
+        self.ungated = {}
         self.runs = {}
         for record in self.records:
             self.add(record)
@@ -75,6 +77,7 @@ class Results:
         self.scores[k, method, task][run["recipe"]["seed"]] = score(record)
         self.parameters[method] = kept_parameters(counts)
         self.heads[method][task] = counts["head"]
+        self.ungated[method] = label(asdict(replace(settings, method=replace(settings.method, gate=False))))
         for submodule, means in record["results"]["gates"].items():
             self.gates[k, method, task, submodule].append(means)
 
@@ -305,9 +308,9 @@ def table_3(results: Results) -> Iterator[dict]:
     """What the gates are worth: each union with them and without (NoGate), paired by seed."""
     for k, method, task in results.cells():
         gated = results.values(k, method, task)
-        ungated = results.values(k, f"{method}-nogate", task)
+        ungated = results.values(k, results.ungated[method], task)
         difference, p, seeds = paired_t_test(gated, ungated)
-        if seeds:
+        if seeds and method != results.ungated[method]:
             yield {
                 "k": k or "all", "method": method, "task": task,
                 "gates": mean_and_deviation(gated)[0], "no gates": mean_and_deviation(ungated)[0],

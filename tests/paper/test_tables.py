@@ -159,6 +159,16 @@ def test_table_3(results):
     assert row["difference"] == pytest.approx(6.0) and 0 < row["p"] < 1
 
 
+def test_table_3_has_unions_with_settings_and_variants():
+    wide = [record("sst2", "ap", 1, score, gate=gate, bottleneck=64) for score, gate in ((0.8, True), (0.7, False))]
+    frozen = [record("sst2", "ap", 1, score, gate=gate) for score, gate in ((0.6, True), (0.4, False))]
+    for line in frozen:
+        line["run"]["frozen_head"] = True
+    rows = by_cell(table_3(Results([*wide, *frozen], "here")))
+    found = {method: row["difference"] for (method, task), row in rows.items() if task == "sst2"}
+    assert found == {"ap-bottleneck64": pytest.approx(10), "ap-frozenhead": pytest.approx(20)}
+
+
 def test_table_4():
     timing = {"base": 1000, "methods": [
         {"method": "ft", "parameters": 1000, "training": 1.0, "inference": 1.0},
