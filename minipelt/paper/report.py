@@ -71,7 +71,7 @@ def score_table(results: Results, k: int | None, rows: list[dict]) -> str:
     columns = [column(task) for task in results.columns]
     lines = []
     for place, method in enumerate(methods):
-        lines.append([f"`{method}`", number(results.parameters[method]), *(texts[place] for texts in columns)])
+        lines.append([f"`{method}`", number(results.size(method)), *(texts[place] for texts in columns)])
     for method in methods:
         theirs = [results.paper(k, method, task) for task in results.columns]
         if any(value is not None for value in theirs):

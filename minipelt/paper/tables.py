@@ -31,7 +31,7 @@ class Results:
 
     scores      {(K, method, task): {seed: score in percent}}
     gates       {(K, method, task, submodule): [the mean of each layer, a list a seed]}
-    parameters  {method: trained parameters that a run keeps, without the head}
+    parameters  {method: {task: trained parameters that a run keeps, without the head}}
     heads       {method: {task: parameters of the head}}
     ungated     {method: the same without gates}
     runs        {task: a Run of it}
@@ -56,7 +56,7 @@ class Results:
             raise InputError(f"{place}: no finished run; expected lines that a sweep wrote")
         self.scores = defaultdict(dict)
         self.gates = defaultdict(list)
-        self.parameters = {}
+        self.parameters = defaultdict(dict)
         self.heads = defaultdict(dict)
         self.ungated = {}
         self.runs = {}
@@ -75,7 +75,7 @@ class Results:
         k, method, task = run["k"], label(run), settings.subject
         self.runs.setdefault(task, settings)
         self.scores[k, method, task][run["recipe"]["seed"]] = score(record)
-        self.parameters[method] = kept_parameters(counts)
+        self.parameters[method][task] = kept_parameters(counts)
         self.heads[method][task] = counts["head"]
         self.ungated[method] = label(asdict(replace(settings, method=replace(settings.method, gate=False))))
         for submodule, means in record["results"]["gates"].items():
@@ -119,6 +119,16 @@ class Results:
             return numbers.average(k, method, names) if len(names) == len(self.tasks) else None
         run = self.runs[task]
         return numbers.score(k, method, run.task) if kind_of_rows(run) == "GLUE" else None
+
+    def size(self, method: str) -> int | None:
+        """Trained parameters of a method, without the head. None where tasks differ in it, as on different bases."""
+        sizes = set(self.parameters[method].values())
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def size_with_head(self, method: str, task: str) -> int:
+        """Trained parameters of a method on a task, the head's among them; for task `avg` their mean over the tasks."""
+        sizes = {name: size + self.heads[method][name] for name, size in self.parameters[method].items()}
+        return sizes[task] if task in sizes else round(np.mean(list(sizes.values())))
 
     def methods(self, k: int | None) -> list[str]:
         """The methods with runs at K, in the tables' order."""
@@ -353,10 +363,8 @@ def tradeoff(results: Results) -> Iterator[dict]:
             continue
         mean, deviation = mean_and_deviation(values)
         difference, p, _ = paired_t_test(values, results.values(k, "ft", task))
-        heads = results.heads[method]
-        head = heads[task] if task in heads else round(np.mean(list(heads.values())))
         yield {
-            "k": k or "all", "method": method, "parameters": results.parameters[method] + head, "task": task,
+            "k": k or "all", "method": method, "parameters": results.size_with_head(method, task), "task": task,
             "mean": mean, "deviation": deviation, "difference": difference, "p": p, "seeds": len(values),
         }
 

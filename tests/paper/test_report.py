@@ -128,6 +128,14 @@ def test_what_does_not_compare_gets_no_average(tmp_path, no_charts):
     assert "| *paper: ap* |  | 77.22 |  |" in text
 
 
+def test_on_different_bases_a_method_has_no_one_size(tmp_path, no_charts):
+    large = record("rte", "lora", 1, 0.7, model="bert-base-uncased")
+    large["parameters"]["lora"] = 28
+    write_results(tmp_path, [record("sst2", "lora", 1, 0.5), large])
+    assert main(["report", str(tmp_path)]) == 0
+    assert "| `lora` |  | **50.00<sub>--</sub>** | **70.00<sub>--</sub>** |" in (tmp_path / "report.md").read_text()
+
+
 def test_score_against_trained_parameters(tmp_path, no_charts):
     write_results(tmp_path, [*widths(), *(record("cola", "ft", seed, 0.5) for seed in (1, 2))])
     assert main(["report", str(tmp_path)]) == 0

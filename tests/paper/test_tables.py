@@ -212,6 +212,24 @@ def test_score_against_trained_parameters():
     assert rows["ft", "cola"]["parameters"] == 7 + 2  # the head's are counted
 
 
+def test_tasks_on_different_bases_have_parameters_of_their_own():
+    small = [record("sst2", "lora", 1, 0.5), record("cola", "lora", 1, 0.5)]
+    large = record("rte", "lora", 1, 0.5, model="bert-base-uncased")
+    large["parameters"]["lora"] = 28
+    assert Results(small, "here").size("lora") == 7
+    mixed = Results([*small, large], "here")
+    assert mixed.size("lora") is None
+    rows = by_cell(tradeoff(mixed))
+    found = {task: row["parameters"] for (_, task), row in rows.items()}
+    assert found == {"sst2": 7 + 2, "cola": 7 + 2, "rte-bert-base-uncased": 28 + 2}
+
+
+def test_the_average_stands_at_the_mean_of_its_tasks_parameters():
+    records = [record("sst2", "lora", 1, 0.5), record("cola", "lora", 1, 0.5)]
+    records[1]["parameters"]["head"] = 4
+    assert by_cell(tradeoff(Results(records, "here")))["lora", "avg"]["parameters"] == 7 + 3
+
+
 # ---- settings that take several values
 
 
