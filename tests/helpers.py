@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from minipelt.bert import BertConfig, BertModel
+from minipelt.paper.results import Line
 from minipelt.settings import DEFAULT_MODEL, Method, Recipe, Run, default_learning_rate
 from minipelt.unipelt import trained_parameters
 
@@ -102,3 +103,8 @@ def sweep_record(task, method, seed, score, k=100, glue="glue", model=DEFAULT_MO
     if method.gated:
         line["parameters"]["gates"] = 0
     return json.loads(json.dumps(line))
+
+
+def as_lines(records):
+    """The lines of a file of runs, as it is read, from what json.loads makes of them."""
+    return [Line(Run.from_dict(record["run"], "here"), record) for record in records]

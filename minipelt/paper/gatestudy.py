@@ -23,7 +23,7 @@ from minipelt.identity import git_commit
 from minipelt.loop import predict
 from minipelt.paper.gatechart import draw
 from minipelt.paper.gatetables import gather, report
-from minipelt.paper.results import append, mend, read_results, run_of, settings
+from minipelt.paper.results import append, mend, read_results, settings
 from minipelt.progress import progress_bar, say, scoring_bar
 from minipelt.record import load_record
 from minipelt.settings import Run
@@ -137,7 +137,7 @@ def with_gates(folders: list[str], done: set[Run], changes: dict) -> Iterator[st
 
 def measure_all(folders: list[str], path: Path, changes: dict) -> None:
     """Add a line to gates.jsonl for every run that has none. `changes` replace the runs' settings: glue, device."""
-    done = {settings(run_of(record, path)) for record in read_results(path)}
+    done = {settings(line.run) for line in read_results(path)}
     todo = list(with_gates(folders, done, changes))
     with progress_bar(len(todo), unit="run", name="gates") as bar:
         for folder in todo:

@@ -13,7 +13,6 @@ and then the mean over what was held.
 
 import math
 from collections import defaultdict
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,8 @@ from minipelt.errors import InputError
 from minipelt.glue import TASKS
 from minipelt.paper import numbers
 from minipelt.paper.report import markdown, number
-from minipelt.paper.results import kind_of_rows, run_of
-from minipelt.paper.tables import company, label, order_of, run_on_record
+from minipelt.paper.results import Line, kind_of_rows
+from minipelt.paper.tables import company, label, order_of
 
 SPREADS = ("over layers", "over sentences", "over seeds", "over tasks")
 
@@ -36,14 +35,14 @@ class Study:
     cases        what stood in the gates' place: own mean, one half ...
     """
 
-    def __init__(self, k: int | None, method: str, lines: dict[str, dict[int, dict]]):
+    def __init__(self, k: int | None, method: str, lines: dict[str, dict[int, Line]]):
         self.k, self.method = k, method
         self.lines = {task: lines[task] for task in numbers.COLUMNS if task in lines}
-        first = next(iter(self.all_lines()))
+        first = self.all_lines()[0].record
         self.submodules = list(first["gates"])
         self.cases = list(first["replaced"])
 
-    def all_lines(self) -> list[dict]:
+    def all_lines(self) -> list[Line]:
         """The lines of all runs, task by task."""
         return [line for by_seed in self.lines.values() for line in by_seed.values()]
 
@@ -53,7 +52,7 @@ class Study:
         return f"`{self.method}`, K = {self.k or 'all rows'}"
 
 
-def gather(lines: list[dict], place: Path) -> list[Study]:
+def gather(lines: list[Line], place: Path) -> list[Study]:
     """Lines of gates.jsonl -> a Study for each K and method.
 
     Raises InputError if there are none, for a line that is no such line, for runs on other rows or another base than
@@ -62,17 +61,15 @@ def gather(lines: list[dict], place: Path) -> list[Study]:
     if not lines:
         raise InputError(f"{place}: no runs; expected the folders of finished runs with gates, to measure them")
     found = defaultdict(lambda: defaultdict(dict))
-    first = run_of(lines[0], place)
+    first = lines[0].run
     for line_number, line in enumerate(lines, start=1):
-        if not {"gates", "start", "scores", "replaced"} <= line.keys():
+        if not {"gates", "start", "scores", "replaced"} <= line.record.keys():
             raise InputError(f"{place}: line {line_number}: not a line that `python -m minipelt gates` wrote")
-        run = run_of(line, place)
+        run = line.run
         if company(run) != company(first):
             both = f"{first.name} and {run.name}"
             raise InputError(f"{place}: line {line_number}: mixes {both}; expected one base and one kind of rows")
-        method = label(line["run"])
-        line |= {"run": asdict(run)}  # settings that are newer than the file get their defaults
-        by_seed = found[run.k, method][run.task]
+        by_seed = found[run.k, label(run)][run.task]
         if run.recipe.seed in by_seed:
             raise InputError(f"{place}: line {line_number}: a second {run.name}; expected one protocol in a folder")
         by_seed[run.recipe.seed] = line
@@ -102,7 +99,7 @@ def gate_values(study: Study, task: str, submodule: str, what: str, when: str) -
 
     when: "gates", as trained, or "start".
     """
-    return np.array([line[when][submodule][what] for line in study.lines[task].values()])
+    return np.array([line.record[when][submodule][what] for line in study.lines[task].values()])
 
 
 def spreads_of_task(study: Study, task: str, submodule: str, when: str = "gates") -> dict[str, tuple[float, float]]:
@@ -128,10 +125,10 @@ def spreads(study: Study, submodule: str, when: str = "gates") -> dict[str, floa
     return found
 
 
-def task_score(line: dict, case: str | None = None) -> float:
+def task_score(line: Line, case: str | None = None) -> float:
     """The score of a line in percent, by its task's metric: with the gates as they are, or in a case."""
-    scores = line["replaced"][case]["scores"] if case else line["scores"]
-    return 100 * scores[TASKS[line["run"]["task"]].metrics[0]]
+    scores = line.record["replaced"][case]["scores"] if case else line.record["scores"]
+    return 100 * scores[line.run.spec.metrics[0]]
 
 
 def by_seed(study: Study, task: str, case: str | None, minus_as_is: bool = False) -> list[float]:
@@ -216,7 +213,7 @@ def change_table(study: Study) -> str:
     for task, lines in study.lines.items():
         cells = []
         for case in study.cases:
-            mean = np.mean([line["replaced"][case]["changed"] for line in lines.values()])
+            mean = np.mean([line.record["replaced"][case]["changed"] for line in lines.values()])
             cells.append(f"{100 * mean:.2f} %" if TASKS[task].labels else f"by {mean:.3f}")
         rows.append([task, *cells])
     return markdown(["", *study.cases], rows)
@@ -224,13 +221,13 @@ def change_table(study: Study) -> str:
 
 def report(studies: list[Study]) -> str:
     """The whole of gates.md."""
-    lines = [line for study in studies for line in study.all_lines()]
-    seeds = sorted({line["run"]["recipe"]["seed"] for line in lines})
-    models = sorted({Path(line["run"]["model"]).name for line in lines})
-    data = sorted({kind_of_rows(run_on_record(line["run"])) for line in lines})
+    runs = [line.run for study in studies for line in study.all_lines()]
+    seeds = sorted({run.recipe.seed for run in runs})
+    models = sorted({Path(run.model).name for run in runs})
+    data = sorted({kind_of_rows(run) for run in runs})
     paragraphs = [
         "# Gates",
-        f"{len(lines)} runs on {', '.join(models)} and {', '.join(data)}, seeds {', '.join(map(str, seeds))}; "
+        f"{len(runs)} runs on {', '.join(models)} and {', '.join(data)}, seeds {', '.join(map(str, seeds))}; "
         "all test rows of each task. Small numbers are standard deviations over seeds (n - 1).",
         "![How far gates spread, by submodule: over layers, sentences, seeds and tasks](gates.svg)",
     ]

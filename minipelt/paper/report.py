@@ -16,7 +16,7 @@ from minipelt.files import write_text
 from minipelt.glue import TASKS
 from minipelt.paper import charts
 from minipelt.paper.results import kind_of_rows, read_sweep, read_timing
-from minipelt.paper.tables import SETTINGS, Results, find_reference, label, make_tables, run_on_record
+from minipelt.paper.tables import SETTINGS, Results, find_reference, label, make_tables
 from minipelt.settings import plural
 
 # ---- Markdown
@@ -151,16 +151,14 @@ def introduction(results: Results) -> list[str]:
         validation = "the dev file picks the best epoch"
     theirs = "The paper's numbers are for BERT-base, five seeds, 50 epochs and 1,000 validation rows."
     text = (
-        f"{plural(len(results.records), 'run')} on {p['model']} and {p['data']}, seeds {', '.join(map(str, seeds))}. "
+        f"{plural(len(results.lines), 'run')} on {p['model']} and {p['data']}, seeds {', '.join(map(str, seeds))}. "
         f"At most {p['epochs']} epochs, patience {p['patience']}, {validation}, batches of {p['batch_size']}, "
         f"at most {p['max_length']} tokens{precision}. Scores are percent on {test_rows(results)}; "
         "small numbers are standard deviations over seeds (n - 1). Best bold, second underlined."
     )
     paragraphs = ["# Report", f"{text} {theirs}" if results.in_paper() else text]
     if results.failed:
-        failures = []
-        for line in results.failed[:10]:
-            failures.append(f"{run_on_record(line['run']).subject} {label(line['run'])}: {line['error']}")
+        failures = [f"{run.subject} {label(run)}: {record['error']}" for run, record in results.failed[:10]]
         paragraphs.append(f"{plural(len(results.failed), 'run')} failed: {'; '.join(failures)}")
     return paragraphs
 

@@ -5,8 +5,10 @@ Several processes append to one file, each line in one write, and any of them ma
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from minipelt.errors import InputError, short
 from minipelt.files import load_json, parse_json, read_bytes, read_lines, write_text
@@ -17,6 +19,13 @@ from minipelt.settings import Run, split_name
 PROTOCOL = ("data", "files", "model", "valid_rows", "max_length", "epochs", "patience", "batch_size", "precision")
 
 
+class Line(NamedTuple):
+    """A line of a file of runs: the Run whose settings it has under "run", and all of its JSON."""
+
+    run: Run
+    record: dict
+
+
 def settings(run: Run) -> Run:
     """What makes a run this run: all its settings but where the official files lie, what it computes on, and what
     saves time or memory and leaves the result as it is.
@@ -24,11 +33,6 @@ def settings(run: Run) -> Run:
     glue = "miniglue" if run.sample_rows else ""
     recipe = replace(run.recipe, accumulate=1)
     return replace(run, recipe=recipe, glue=glue, device="", compile=False, gradient_checkpointing=False)
-
-
-def run_of(record: dict, path: Path) -> Run:
-    """The Run of a line. Raises InputError, naming the file, if its settings are none."""
-    return Run.from_dict(record["run"], path)
 
 
 def protocol(run: Run) -> dict:
@@ -59,11 +63,7 @@ def check_protocol(runs: list[Run], path: Path) -> None:
 
     There, a task has one number of epochs, one base and so on.
     """
-    on_record = {}
-    for record in read_sweep(path):
-        if "results" in record:
-            run = run_of(record, path)
-            on_record[run.task] = protocol(run)
+    on_record = {run.task: protocol(run) for run, record in read_sweep(path) if "results" in record}
     for run in runs:
         ours = protocol(run)
         for name, value in on_record.get(run.task, ours).items():
@@ -73,40 +73,40 @@ def check_protocol(runs: list[Run], path: Path) -> None:
                 )
 
 
-def read_results(path: Path) -> list[dict]:
-    """The lines of a file of runs as dicts, [] if there is no file. An unfinished last line is left out.
+def read_results(path: Path) -> list[Line]:
+    """The lines of a file of runs, [] if there is no file. An unfinished last line is left out.
 
     Raises InputError for a line that is no JSON object with the settings of a run.
     """
-    if not path.exists():
-        return []
-    lines = read_lines(path)
-    if lines and not read_bytes(path).endswith(b"\n"):
-        lines.pop()
-    return [parse(line, path, number) for number, line in enumerate(lines, start=1)]
+    return [Line(Run.from_dict(record.get("run"), place), record) for place, record in read_objects(path)]
 
 
-def parse(line: str, path: Path, number: int) -> dict:
-    """One line -> a dict with the key "run". Raises InputError for any other line."""
-    place = f"{path}: line {number}"
-    try:
-        record = parse_json(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: not a line that a sweep wrote ({error!r})") from None
-    Run.from_dict(check_dict(record, place).get("run"), place)
-    return record
-
-
-def read_sweep(path: Path) -> list[dict]:
+def read_sweep(path: Path) -> list[Line]:
     """`read_results` of a results.jsonl, every field checked: each line has results and parameters, or an error."""
-    records = read_results(path)
-    for number, record in enumerate(records, start=1):
-        place = f"{path}: line {number}"
-        check_record(record, place)
+    lines = []
+    for place, record in read_objects(path):
+        run = check_record(record, place)
         failed = isinstance(record.get("error"), str) and "results" not in record
         if not failed and ("error" in record or not {"results", "parameters"} <= set(record)):
             raise InputError(f"{place}: expected results and parameters, or an error")
-    return records
+        lines.append(Line(run, record))
+    return lines
+
+
+def read_objects(path: Path) -> Iterator[tuple[str, dict]]:
+    """(its place, for messages; its JSON object) of each whole line. Raises InputError for a line that is no object."""
+    if not path.exists():
+        return
+    texts = read_lines(path)
+    if texts and not read_bytes(path).endswith(b"\n"):
+        texts.pop()
+    for number, text in enumerate(texts, start=1):
+        place = f"{path}: line {number}"
+        try:
+            record = parse_json(text)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{place}: not a line that a sweep wrote ({error!r})") from None
+        yield place, check_dict(record, place)
 
 
 def append(path: Path, value: dict) -> None:
@@ -133,8 +133,8 @@ def mend(path: Path, again: set[Run] = frozenset()) -> None:
     Raises InputError for a file that cannot be written.
     """
     lines = []
-    for record in read_results(path):
-        forget = "error" in record and again and settings(run_of(record, path)) in again
+    for run, record in read_results(path):
+        forget = "error" in record and settings(run) in again
         if not forget:
             lines.append(json.dumps(record) + "\n")
     text = "".join(lines)

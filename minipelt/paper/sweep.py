@@ -25,7 +25,7 @@ from minipelt.errors import InputError
 from minipelt.files import alone_in, make_folder
 from minipelt.glue import Example
 from minipelt.paper.grid import grid
-from minipelt.paper.results import append, check_protocol, mend, read_sweep, run_of, settings
+from minipelt.paper.results import append, check_protocol, mend, read_sweep, settings
 from minipelt.progress import duration, progress_bar, say
 from minipelt.settings import Run, plural
 from minipelt.splits import count_rows
@@ -147,7 +147,7 @@ def is_begun(run: Run, folder: Path) -> bool:
 
 def runs_on_record(path: Path) -> set[Run]:
     """The runs in a results.jsonl, as `settings` gives them: those that ended well and those that failed."""
-    return {settings(run_of(record, path)) for record in read_sweep(path)}
+    return {settings(line.run) for line in read_sweep(path)}
 
 
 def outcome(record: dict) -> str:

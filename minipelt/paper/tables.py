@@ -15,7 +15,7 @@ import numpy as np
 
 from minipelt.errors import InputError
 from minipelt.paper import numbers
-from minipelt.paper.results import PROTOCOL, kind_of_rows, protocol, run_of
+from minipelt.paper.results import PROTOCOL, Line, kind_of_rows, protocol
 from minipelt.settings import HYPERPARAMETERS, Method, Run, method_label
 from minipelt.unipelt import kept_parameters
 
@@ -38,21 +38,17 @@ class Results:
     protocol    {setting: its value, for people}, of the settings that all runs of a task have alike
     sizes, tasks: every K, smallest first, and every task, in the paper's order, own data behind
     columns     the tasks, and `avg` where they have a mean: all on one kind of rows and one base
-    records, failed: the lines of runs that ended well, and of those that failed
+    lines, failed: those of runs that ended well, and those of runs that failed
 
     A task is called what Run.subject calls it: `sst2`, `sst2-sample` for the sample rows, `sst2-bert-base-uncased`.
 
     Raises InputError if no run ended well, or if runs of one task differ in the protocol.
     """
 
-    def __init__(self, lines: list[dict], place: Path):
-        records = []
-        for line in lines:
-            run = asdict(run_of(line, place))  # settings that are newer than the file get their defaults
-            records.append(line | {"run": run})
-        self.records = [record for record in records if "results" in record]
-        self.failed = [record for record in records if "error" in record]
-        if not self.records:
+    def __init__(self, lines: list[Line], place: Path):
+        self.lines = [line for line in lines if "results" in line.record]
+        self.failed = [line for line in lines if "error" in line.record]
+        if not self.lines:
             raise InputError(f"{place}: no finished run; expected lines that a sweep wrote")
         self.scores = defaultdict(dict)
         self.gates = defaultdict(list)
@@ -60,32 +56,31 @@ class Results:
         self.heads = defaultdict(dict)
         self.ungated = {}
         self.runs = {}
-        for record in self.records:
-            self.add(record)
+        for line in self.lines:
+            self.add(line)
         self.protocol = {name: self.protocol_of(name, place) for name in PROTOCOL}
         self.sizes = sorted({k for k, _, _ in self.scores}, key=lambda k: k or math.inf)
         self.tasks = sorted(self.runs, key=self.order_of_task)
         alike = len({company(run) for run in self.runs.values()}) == 1
         self.columns = [*self.tasks, "avg"] if alike else self.tasks
 
-    def add(self, record: dict) -> None:
-        """Sort a record into scores, gates and parameters."""
-        run, counts = record["run"], record["parameters"]
-        settings = run_on_record(run)
-        k, method, task = run["k"], label(run), settings.subject
-        self.runs.setdefault(task, settings)
-        self.scores[k, method, task][run["recipe"]["seed"]] = score(record)
+    def add(self, line: Line) -> None:
+        """Sort a line into scores, gates and parameters."""
+        run, counts = line.run, line.record["parameters"]
+        k, method, task = run.k, label(run), run.subject
+        self.runs.setdefault(task, run)
+        self.scores[k, method, task][run.recipe.seed] = score(line)
         self.parameters[method][task] = kept_parameters(counts)
         self.heads[method][task] = counts["head"]
-        self.ungated[method] = label(asdict(replace(settings, method=replace(settings.method, gate=False))))
-        for submodule, means in record["results"]["gates"].items():
+        self.ungated[method] = label(replace(run, method=replace(run.method, gate=False)))
+        for submodule, means in line.record["results"]["gates"].items():
             self.gates[k, method, task, submodule].append(means)
 
     def protocol_of(self, name: str, place: Path) -> str:
         """A setting that the runs of a task have alike, for people: `20`, or `20 (mrpc, rte: 5)` where tasks differ."""
         found = defaultdict(set)
-        for record in self.records:
-            found[record["run"]["task"]].add(protocol(run_on_record(record["run"]))[name])
+        for run, _ in self.lines:
+            found[run.task].add(protocol(run)[name])
         tasks = defaultdict(list)  # {value as text: the tasks that have it}
         for task, values in found.items():
             if len(values) > 1:
@@ -150,26 +145,19 @@ class Results:
         return {seed: np.mean([scores[seed] for scores in each]) for seed in sorted(seeds)}
 
 
-def run_on_record(run: dict) -> Run:
-    """The Run that a line of results.jsonl has under "run"."""
-    return Run.from_dict(run, "a run on record")
-
-
 def company(run: Run) -> tuple:
     """Runs have a mean where this is alike: on one kind of rows, or on the same own files, and on one base."""
     return kind_of_rows(run), run.task if run.data else "", Path(run.model).name
 
 
-def label(run: dict, without: str | None = None) -> str:
-    """`method_label` of a run on record, with its departures from this package's own protocol: `apl-frozenhead`."""
-    run = run_on_record(run)
+def label(run: Run, without: str | None = None) -> str:
+    """`method_label` of a run, with its departures from this package's own protocol: `apl-frozenhead`."""
     return "-".join([method_label(run.method, run.recipe.learning_rate, without), *run.variants])
 
 
-def score(record: dict) -> float:
-    """The test score of a record in percent, by the metric that its task is scored by."""
-    metric = run_on_record(record["run"]).spec.metrics[0]
-    return 100 * record["results"]["test"][metric]
+def score(line: Line) -> float:
+    """The test score of a line in percent, by the metric that its task is scored by."""
+    return 100 * line.record["results"]["test"][line.run.spec.metrics[0]]
 
 
 def order_of(method: str) -> tuple:
@@ -381,12 +369,12 @@ def gate_table(results: Results) -> Iterator[dict]:
 def swept(results: Results) -> dict[str, list[dict]]:
     """{hyperparameter: rows} for each that takes two or more values while all else stays: the paper's Figures 2, 3."""
     found = defaultdict(lambda: defaultdict(dict))  # {(name, K, task, method without it): {value: {seed: score}}}
-    for record in results.records:
-        run = record["run"]
-        values = run["method"] | {"learning_rate": run["recipe"]["learning_rate"]}
+    for line in results.lines:
+        run = line.run
+        values = asdict(run.method) | asdict(run.recipe)
         for name in SETTINGS:
-            line = name, run["k"], run_on_record(run).subject, label(run, without=name)
-            found[line][values[name]][run["recipe"]["seed"]] = score(record)
+            curve = name, run.k, run.subject, label(run, without=name)
+            found[curve][values[name]][run.recipe.seed] = score(line)
     tables = defaultdict(list)
     for (name, k, task, method), by_value in found.items():
         if len(by_value) < 2:

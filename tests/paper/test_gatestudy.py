@@ -170,9 +170,9 @@ def test_a_line_a_run_and_the_tables_again_without_models(two_runs, tmp_path, ca
     out = tmp_path / "out"
     assert main(["gates", *two_runs, two_runs[0], "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    lines = read_results(out / "gates.jsonl")
-    assert [line["run"]["recipe"]["seed"] for line in lines] == [1, 2]
-    assert all(line["run"]["device"] == "" for line in lines)
+    runs = [line.run for line in read_results(out / "gates.jsonl")]
+    assert [run.recipe.seed for run in runs] == [1, 2]
+    assert all(run.device == "" for run in runs)
     assert f"{two_runs[0]}: accuracy " in printed and "# Gates" in printed
     before = {name: (out / name).read_bytes() for name in ("gates.md", "gates.svg")}
     for name in before:

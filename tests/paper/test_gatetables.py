@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from helpers import as_lines
 
 import minipelt.paper
 from minipelt.__main__ import main
@@ -46,9 +47,14 @@ def two_tasks():
     ]
 
 
+def gathered(lines):
+    """The Studies of some lines."""
+    return gather(as_lines(lines), Path("gates.jsonl"))
+
+
 def study(lines):
     """The only Study of some lines."""
-    (found,) = gather(lines, Path("gates.jsonl"))
+    (found,) = gathered(lines)
     return found
 
 
@@ -103,7 +109,7 @@ def test_a_task_with_one_seed_tells_nothing_of_seeds():
 
 def test_each_k_and_method_is_a_study():
     lines = [line("sst2", 1, [0.2], 0.8, 0.8, k=k) for k in (None, 500, 100)]
-    found = gather(lines, Path("gates.jsonl"))
+    found = gathered(lines)
     assert [each.title for each in found] == ["`apl`, K = 100", "`apl`, K = 500", "`apl`, K = all rows"]
 
 
@@ -111,7 +117,7 @@ def test_two_protocols_do_not_mix():
     second = line("sst2", 1, [0.2, 0.4], 0.8, 0.8)
     second["run"]["recipe"]["epochs"] = 3
     with pytest.raises(InputError, match="gates.jsonl: line 5: a second sst2-apl-k100-seed1; expected one protocol"):
-        gather([*two_tasks(), second], Path("gates.jsonl"))
+        gathered([*two_tasks(), second])
 
 
 def test_sample_rows_and_another_base_are_not_averaged_with_the_rest():
@@ -119,7 +125,7 @@ def test_sample_rows_and_another_base_are_not_averaged_with_the_rest():
         other = line("stsb", 3, [0.2, 0.4], 0.8, 0.8)
         other["run"] |= changes
         with pytest.raises(InputError, match="line 5: mixes stsb-apl-k100-seed2 and stsb-.*; expected one base and"):
-            gather([*two_tasks(), other], Path("gates.jsonl"))
+            gathered([*two_tasks(), other])
 
 
 @pytest.mark.parametrize("missing", ["gates", "start", "scores", "replaced"])
@@ -127,14 +133,14 @@ def test_lines_of_another_kind_are_refused(missing):
     broken = two_tasks()
     del broken[1][missing]
     with pytest.raises(InputError, match="gates.jsonl: line 2: not a line that `python -m minipelt gates` wrote"):
-        gather(broken, Path("gates.jsonl"))
+        gathered(broken)
 
 
 # ---- the page
 
 
 def test_the_page():
-    text = report(gather(two_tasks(), Path("gates.jsonl")))
+    text = report(gathered(two_tasks()))
     assert text.startswith("# Gates\n\n4 runs on all-MiniLM-L6-v2 and GLUE, seeds 1, 2;")
     for row in (
         "| gates of | mean gate | over layers | over sentences | over seeds | over tasks |",
@@ -156,11 +162,11 @@ def test_lines_from_before_a_setting_was_there():
     lines = two_tasks()
     for each in lines:
         del each["run"]["frozen_head"], each["run"]["valid_rows"]
-    assert report(gather(lines, Path("gates.jsonl"))) == report(gather(two_tasks(), Path("gates.jsonl")))
+    assert report(gathered(lines)) == report(gathered(two_tasks()))
 
 
 def test_one_run_has_no_spread_over_seeds_or_tasks():
-    text = report(gather(two_tasks()[:1], Path("gates.jsonl")))
+    text = report(gathered(two_tasks()[:1]))
     assert "| prefix | 0.800 | 0.141 | 0.020 | -- | -- |" in text
     assert "| stsb spearman | 30.00<sub>--</sub> | 29.00<sub>--</sub> | 50.00<sub>--</sub> |" in text
     assert "average" not in text
@@ -170,7 +176,7 @@ def test_one_run_has_no_spread_over_seeds_or_tasks():
 
 
 def test_the_figure_has_a_bar_a_spread():
-    root = ElementTree.fromstring(draw(gather(two_tasks(), Path("gates.jsonl"))))
+    root = ElementTree.fromstring(draw(gathered(two_tasks())))
     bars = [(bar.get("class"), float(bar.get("width"))) for bar in root.iter(f"{SVG}rect")]
     assert [style for style, _ in bars] == ["prefix"] * 4 + ["lora"] * 4
     widths = [width for _, width in bars]
@@ -183,7 +189,7 @@ def test_the_figure_has_a_bar_a_spread():
 
 
 def test_everyone_can_read_the_figure():
-    root = ElementTree.fromstring(draw(gather(two_tasks()[:1], Path("gates.jsonl"))))
+    root = ElementTree.fromstring(draw(gathered(two_tasks()[:1])))
     light, dark = root.find("{*}style").text.split("@media (prefers-color-scheme: dark)")
     styles = set(re.findall(r"\.(\w+) {", light)) & set(re.findall(r"\.(\w+) {", dark))
     for element in root.iter():

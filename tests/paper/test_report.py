@@ -12,7 +12,7 @@ from helpers import sweep_record as record
 import minipelt.paper
 from minipelt.__main__ import main
 from minipelt.paper.report import difference_table, ranked
-from minipelt.settings import Data
+from minipelt.settings import Data, Run
 
 RESULTS = Path(minipelt.paper.__file__).parent / "results"
 FOLDERS = sorted(path.parent.name for path in RESULTS.glob("*/results.jsonl"))
@@ -170,6 +170,20 @@ def test_small_numbers_of_a_sweep_are_written_as_typed(tmp_path, no_charts):
 def test_no_results(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "no such file; expected a folder that a sweep wrote" in capsys.readouterr().err
+
+
+def test_every_line_is_parsed_once(tmp_path, monkeypatch, no_charts):
+    records = [*two_tasks(), {"run": record("rte", "lora", 1, 0)["run"], "error": "too hot"}]
+    write_results(tmp_path, records)
+    real, places = Run.from_dict, []
+
+    def from_dict(values, place):
+        places.append(place)
+        return real(values, place)
+
+    monkeypatch.setattr(Run, "from_dict", from_dict)
+    assert main(["report", str(tmp_path)]) == 0
+    assert places == [f"{tmp_path}/results.jsonl: line {number}" for number in range(1, len(records) + 1)]
 
 
 # ---- figures

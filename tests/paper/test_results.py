@@ -30,7 +30,7 @@ def test_lines_come_back_in_their_order(tmp_path):
     values = [line_of(RUN, error="né"), finished(replace(RUN, task="sst2"))]
     for value in values:
         append(path, value)
-    assert read_results(path) == json.loads(json.dumps(values))
+    assert [line.record for line in read_results(path)] == json.loads(json.dumps(values))
 
 
 def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path):
@@ -93,7 +93,7 @@ def test_only_the_failures_of_the_named_runs_are_forgotten(tmp_path):
     for run, more in ((RUN, {"error": "no"}), (other, {"error": "no"}), (RUN, finished(RUN))):
         append(path, line_of(run) | more)
     mend(path, again={settings(RUN)})
-    assert [(record["run"]["task"], "error" in record) for record in read_results(path)] == [
+    assert [(run.task, "error" in record) for run, record in read_results(path)] == [
         ("sst2", True), ("cola", False),
     ]
 

@@ -13,7 +13,7 @@ from minipelt.__main__ import main
 from minipelt.commands import COMMANDS
 from minipelt.glue import get_task
 from minipelt.paper.grid import grid
-from minipelt.paper.results import read_results, run_of, settings
+from minipelt.paper.results import read_results, settings
 from minipelt.settings import Method
 
 RESULTS = Path(minipelt.paper.__file__).parent / "results"
@@ -64,7 +64,7 @@ def test_the_commands_are_those_of_the_results(folder):
         _, args = parse(f"{line} --glue glue")
         found.update(settings(run) for run in grid(args))
     path = RESULTS / folder / "results.jsonl"
-    assert found == {settings(run_of(record, path)) for record in read_results(path)}
+    assert found == {settings(line.run) for line in read_results(path)}
 
 
 def test_the_links_lead_somewhere():
@@ -112,11 +112,10 @@ def test_the_old_runs_are_on_record():
 def test_what_it_says_of_the_gates_is_what_the_runs_say():
     """The figures of the seventh finding."""
     first, others, rte = [], [], {}
-    for record in read_results(RESULTS / "k100/results.jsonl"):
+    for run, record in read_results(RESULTS / "k100/results.jsonl"):
         gates = record["results"]["gates"]
         if not gates:
             continue
-        run = run_of(record, "k100")
         values = [value for name, means in gates.items() if name != "prefix" for value in means]
         mean = sum(values) / len(values)
         (first if record["results"]["best_epoch"] == 1 else others).append((run.task, mean))

@@ -19,7 +19,6 @@ from minipelt.files import alone_in, read_lines
 from minipelt.paper import sweep as chapter
 from minipelt.paper.grid import grid
 from minipelt.paper.results import read_results
-from minipelt.settings import Run
 
 RECIPE = ["--epochs", "2", "--valid-rows", "20", "--max-length", "24", "--glue", "miniglue", "--device", "cpu"]
 TWO_TASKS = ["--tasks", "sst2", "stsb", "--methods", "lora,apl", "ft", "--k", "20", "--seeds", "2", *RECIPE]
@@ -74,9 +73,9 @@ def interrupt(*_, **__):
 
 @pytest.mark.slow
 def test_every_run_is_a_line_without_times(whole):
-    records = read_results(whole / "results.jsonl")
-    assert len(records) == NUM_RUNS
-    for record in records:
+    lines = read_results(whole / "results.jsonl")
+    assert len(lines) == NUM_RUNS
+    for _, record in lines:
         assert set(record["results"]) == {"test", "gates", "validation", "best_epoch", "epochs"}
         assert record["processes"] == 1 and "commit" in record
     times = [json.loads(line) for line in read_lines(whole / "times.jsonl")]
@@ -87,8 +86,7 @@ def test_every_run_is_a_line_without_times(whole):
 
 @pytest.mark.slow
 def test_a_run_of_a_sweep_is_the_run_alone(whole, tmp_path):
-    for record in read_results(whole / "results.jsonl")[-4:]:
-        run = Run.from_dict(record["run"], "results.jsonl")
+    for run, record in read_results(whole / "results.jsonl")[-4:]:
         alone = experiment.run_experiment(experiment.prepare(run), experiment.new_folder(run, tmp_path))
         assert alone["results"]["test"] == record["results"]["test"]
         assert alone["results"]["gates"] == record["results"]["gates"]
@@ -106,8 +104,8 @@ def test_running_again_does_nothing(whole, tiny_base):
 def test_runs_are_kept_where_that_is_asked(tiny_base, tmp_path):
     assert main(["sweep", *ONE_RUN, "--model", str(tiny_base), "--out", str(tmp_path), "--keep-runs"]) == 0
     run, results, _, _ = experiment.load_run(tmp_path / "runs/sst2-sample-tiny-lora-k20-seed1")
-    (record,) = read_results(tmp_path / "results.jsonl")
-    assert run == Run.from_dict(record["run"], "results.jsonl") and results["test"] == record["results"]["test"]
+    (line,) = read_results(tmp_path / "results.jsonl")
+    assert run == line.run and results["test"] == line.record["results"]["test"]
 
 
 @pytest.mark.slow
@@ -118,8 +116,8 @@ def test_threads_are_those_that_were_asked_for(tiny_base, tmp_path):
         assert main(command) == 0
     finally:
         torch.set_num_threads(before)
-    (record,) = read_results(tmp_path / "results.jsonl")
-    assert record["threads"] == 2
+    (line,) = read_results(tmp_path / "results.jsonl")
+    assert line.record["threads"] == 2
 
 
 @pytest.mark.slow
@@ -158,7 +156,7 @@ def test_own_data_from_the_sweep_to_the_picture(own_files, tiny_base, tmp_path, 
     assert main(command) == 0
     assert capsys.readouterr().out.count("1 bad row skipped") == 1  # a file is read once
     assert main(command) == 0  # nothing is left to do
-    records = read_results(out / "results.jsonl")
+    records = [line.record for line in read_results(out / "results.jsonl")]
     assert len(records) == 4
     assert records[0]["rows"] == {"train": 12, "validation": 6, "test": 4}
     assert set(records[0]["results"]["test"]) == {"accuracy", "macro_f1"}
@@ -389,14 +387,13 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(tiny_base, tmp_path, monk
         patch.setattr(experiment, "train", fail_for_lora)
         assert main(command) == 1
     assert "failed: RuntimeError('out of something')" in capsys.readouterr().out
-    records = read_results(path)
-    assert [record["run"]["method"]["name"] for record in records] == ["lora", "apl"]
-    assert ["error" in record for record in records] == [True, False]
-    assert main(command) == 0 and read_results(path) == records  # a failure is not tried again by itself
+    lines = read_results(path)
+    assert [(run.method.name, "error" in record) for run, record in lines] == [("lora", True), ("apl", False)]
+    assert main(command) == 0 and read_results(path) == lines  # a failure is not tried again by itself
     assert main([*command, "--methods", "apl", "--retry-failed"]) == 0
-    assert read_results(path) == records  # nor is it forgotten by a sweep that does not hold it
+    assert read_results(path) == lines  # nor is it forgotten by a sweep that does not hold it
     assert main([*command, "--retry-failed"]) == 0
-    assert not any("error" in record for record in read_results(path))
+    assert not any("error" in line.record for line in read_results(path))
 
 
 @pytest.mark.slow
@@ -431,7 +428,7 @@ def test_a_failed_run_does_not_stop_the_other_process(tiny_base, tmp_path):
     command = [*TORCHRUN, str(tmp_path / "failing.py"), "sweep", *arguments]
     result = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode and "3 runs on record" in result.stdout
-    errors = [record.get("error", "") for record in read_results(tmp_path / "out/results.jsonl")]
+    errors = [line.record.get("error", "") for line in read_results(tmp_path / "out/results.jsonl")]
     assert sorted(errors) == ["", "RuntimeError('too hot')", "RuntimeError('too hot')"]
 
 

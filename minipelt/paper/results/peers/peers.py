@@ -28,7 +28,7 @@ from minipelt.files import alone_in, make_folder, write_text
 from minipelt.identity import git_commit
 from minipelt.loop import make_optimizer, predict, train
 from minipelt.paper.report import markdown, number
-from minipelt.paper.results import append, mend, read_results, settings
+from minipelt.paper.results import Line, append, mend, read_results, settings
 from minipelt.paper.sweep import Shared
 from minipelt.paper.tables import mean_and_deviation, paired_t_test
 from minipelt.progress import step_bar
@@ -99,8 +99,7 @@ def check(run: Run, shared: Shared) -> float:
 def do_runs(args) -> None:
     """Do what is not on record, seed by seed."""
     torch.set_num_threads(1)
-    done = {(line["run"]["task"], line["run"]["method"]["name"], line["run"]["recipe"]["seed"], line["side"])
-            for line in read_results(args.out)}
+    done = {(run.task, run.method.name, run.recipe.seed, record["side"]) for run, record in read_results(args.out)}
     shared = Shared()
     checked = {}
     for seed, task, method, side in product(args.seeds, args.tasks, args.methods, SIDES):
@@ -123,16 +122,15 @@ def do_runs(args) -> None:
 # ---- the table
 
 
-def table(lines: list[dict]) -> str:
+def table(lines: list[Line]) -> str:
     """Mean and deviation over seeds of both sides, and their difference with a paired t-test."""
     found = {}
-    for line in lines:
-        run = Run.from_dict(line["run"], "peers.jsonl")
-        value = 100 * line["results"]["test"][run.spec.metrics[0]]
+    for run, record in lines:
+        value = 100 * record["results"]["test"][run.spec.metrics[0]]
         cell = found.setdefault((run.task, run.method.name), {side: {} for side in (*SIDES, "library's name")})
-        cell[line["side"]][run.recipe.seed] = value
-        if line["side"] == "library":
-            cell["library's name"] = " ".join(list(line["versions"].items())[-1])
+        cell[record["side"]][run.recipe.seed] = value
+        if record["side"] == "library":
+            cell["library's name"] = " ".join(list(record["versions"].items())[-1])
     rows = []
     for task, method in product(TASKS, METHODS):
         cell = found.get((task, method))
