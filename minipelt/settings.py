@@ -37,13 +37,14 @@ class Part:
     gateable: bool = False  # in a union of two or more such parts, each gets a gate
     trains_base: bool = False  # changes the pretrained encoder itself, and not only what is added to it
     alone: bool = False  # cannot be part of a union
+    passes: int = 2  # of a training step through the encoder: forward, back to the activations, back to the weights
 
 
 PARTS = {
     part.name: part
     for part in (
-        Part("ft", "everything: fine-tuning", learning_rate=1e-4, trains_base=True, alone=True),
-        Part("head", "the classifier on the frozen encoder", learning_rate=3e-2, alone=True),
+        Part("ft", "everything: fine-tuning", learning_rate=1e-4, trains_base=True, alone=True, passes=3),
+        Part("head", "the classifier on the frozen encoder", learning_rate=3e-2, alone=True, passes=1),
         Part("adapter", "a bottleneck a layer", "feed-forward output", "a", ("bottleneck",), gateable=True),
         Part("prefix", "key and value vectors a layer", "before the keys and values", "p",
              ("prefix_length", "prefix_hidden"), learning_rate=5e-4, gateable=True),
@@ -54,11 +55,12 @@ PARTS = {
         Part("parallel", "a bottleneck a layer", "beside the feed-forward block", uses=("bottleneck",), gateable=True),
         Part("ia3", "three scaling vectors a layer", "keys, values, feed-forward features", learning_rate=3e-2),
         Part("layernorm", "LayerNorm weights and biases", "every LayerNorm", learning_rate=3e-3, trains_base=True),
-        Part("top", "the top layers and the pooler", uses=("top_layers",), learning_rate=3e-4, trains_base=True),
+        Part("top", "the top layers and the pooler", uses=("top_layers",), learning_rate=3e-4, trains_base=True,
+             passes=3),
         Part("prompt", "vectors in the input", "behind [CLS]", uses=("prefix_length",), learning_rate=1e-1),
         Part("diff", "a sparse difference", "every matrix of every layer", uses=("share",), learning_rate=3e-4,
-             trains_base=True),
-        Part("side", "a small network", "beside the encoder, blended at its end", uses=("bottleneck",)),
+             trains_base=True, passes=3),
+        Part("side", "a small network", "beside the encoder, blended at its end", uses=("bottleneck",), passes=1),
         Part("dora", "low-rank updates of the direction, and every row's length", "queries and values",
              uses=("rank", "alpha"), trains_base=True),
     )

@@ -27,7 +27,7 @@ from minipelt.glue import Example
 from minipelt.paper.grid import grid
 from minipelt.paper.results import append, check_protocol, mend, read_sweep, settings
 from minipelt.progress import duration, progress_bar, say
-from minipelt.settings import Run, plural
+from minipelt.settings import PARTS, Run, plural
 from minipelt.splits import count_rows
 from minipelt.tools.owndata import reader
 from minipelt.unipelt import detach
@@ -262,7 +262,7 @@ def cost(run: Run, shared: Shared) -> float:
     experiment.check_fits(run, bert.config)
     num_train, num_validation = count_rows(run, len(shared.read(run, "train")))
     length = shared.mean_length(run, "train")
-    training = num_train * length * passes(run.method.parts)
+    training = num_train * length * max(PARTS[part].passes for part in run.method.parts)
     validation = num_validation * length if num_validation else tokens(run, "dev", shared)
     test = tokens(run, run.test_split, shared)
     return run.recipe.epochs * (training + validation) + test
@@ -271,15 +271,6 @@ def cost(run: Run, shared: Shared) -> float:
 def tokens(run: Run, split: str, shared: Shared) -> float:
     """How many tokens a split has, about."""
     return len(shared.read(run, split)) * shared.mean_length(run, split)
-
-
-def passes(parts: tuple[str, ...]) -> int:
-    """How often a training step goes through the encoder: forward, back to the activations, back to the weights."""
-    if {"ft", "top", "diff"}.intersection(parts):
-        return 3
-    if {"head", "side"}.issuperset(parts):
-        return 1
-    return 2
 
 
 @torch.inference_mode()

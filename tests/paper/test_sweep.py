@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from minipelt.files import alone_in, read_lines
 from minipelt.paper import sweep as chapter
 from minipelt.paper.grid import grid
 from minipelt.paper.results import read_results
+from minipelt.settings import PARTS
 
 RECIPE = ["--epochs", "2", "--valid-rows", "20", "--max-length", "24", "--glue", "miniglue", "--device", "cpu"]
 TWO_TASKS = ["--tasks", "sst2", "stsb", "--methods", "lora,apl", "ft", "--k", "20", "--seeds", "2", *RECIPE]
@@ -441,17 +443,20 @@ def test_each_number_is_claimed_once():
 # ---- estimates
 
 
-def test_a_run_costs_what_goes_through_the_encoder(tiny_base):
+def test_a_run_costs_what_goes_through_the_encoder(tiny_base, monkeypatch):
     """Rows of 24 tokens at most; K = 20 rows train twice forward and back, 20 validate, all of dev tests once."""
     def runs(*more):
         return grid(make_parser("sweep").parse_args([*ONE_RUN, "--model", str(tiny_base), *more]))
 
     shared = chapter.Shared()
-    (lora,), (ft,), (head,) = runs(), runs("--methods", "ft"), runs("--methods", "head")
+    (lora,) = runs()
     length, dev_length = shared.mean_length(lora, "train"), shared.mean_length(lora, "dev")
     assert 8 < length < 24 and 8 < dev_length <= 24
     test = 132 * dev_length
-    for run, passes in ((lora, 2), (ft, 3), (head, 1)):
+    methods = {"lora": 2, "ft": 3, "head": 1, "side": 1, "lora+side": 2, "lora+top": 3, "ia3": 4}
+    monkeypatch.setitem(PARTS, "ia3", replace(PARTS["ia3"], passes=4))  # a row of the table is enough
+    for method, passes in methods.items():
+        (run,) = runs("--methods", method)
         assert chapter.cost(run, shared) == pytest.approx(2 * (20 * length * passes + 20 * length) + test)
     (whole_file,) = runs("--k", "all")
     assert chapter.cost(whole_file, shared) == pytest.approx(2 * (264 * length * 2 + test) + test)
