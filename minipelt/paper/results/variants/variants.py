@@ -8,22 +8,26 @@ model which `attach` has made, before it trains.
 """
 
 import argparse
-import json
 import math
+import sys
+from collections import defaultdict
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from minipelt.errors import InputError
+from minipelt.errors import run_command
 from minipelt.experiment import prepare, score
+from minipelt.files import alone_in, make_folder
 from minipelt.gate import Gate, mean_gates, record_gates
 from minipelt.identity import git_commit
 from minipelt.loop import make_optimizer, predict, train
 from minipelt.methods.lora import LoRA
 from minipelt.methods.prefix import Prefix
-from minipelt.paper.results import settings
+from minipelt.paper.report import markdown, number
+from minipelt.paper.results import append, mend, read_results, settings
 from minipelt.paper.tables import mean_and_deviation, paired_t_test
 from minipelt.settings import Method, Recipe, Run, default_learning_rate
 
@@ -166,7 +170,7 @@ VARIANTS = {
 
 
 def do_run(task, name, seed, glue):
-    """One run -> its line for results.jsonl."""
+    """One run -> its line for variants.jsonl."""
     method_name, change = VARIANTS[name]
     method = Method(method_name)
     recipe = Recipe(default_learning_rate(method), epochs=EPOCHS, patience=PATIENCE, seed=seed)
@@ -193,67 +197,64 @@ def do_run(task, name, seed, glue):
     }
 
 
-def run_all(args, path):
-    """Every run that is not in the file yet, seed by seed."""
-    done = {(line["variant"], line["task"], line["seed"]) for line in read(path)}
-    for seed in range(1, args.seeds + 1):
-        for task in args.tasks:
-            for name in args.variants:
-                if (name, task, seed) in done:
-                    continue
-                line = do_run(task, name, seed, args.glue)
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
-                print(f"{task} seed {seed} {name:<40}{100 * line['validation']:6.2f}", flush=True)
+def do_runs(args):
+    """Every run that is not on record yet, seed by seed."""
+    torch.set_num_threads(1)
+    done = {(record["variant"], run.task, run.recipe.seed) for run, record in read_results(args.out)}
+    for seed, task, name in product(range(1, args.seeds + 1), args.tasks, args.variants):
+        if (name, task, seed) in done:
+            continue
+        line = do_run(task, name, seed, args.glue)
+        append(args.out, line)
+        print(f"{task} seed {seed} {name:<40}{100 * line['validation']:6.2f}", flush=True)
 
 
-def read(path):
-    """The lines of a results.jsonl."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+# ---- the table
 
 
-def table(path):
+def table(lines):
     """A row a variant: mean and deviation of the best validation scores, and the paired difference to `apl`."""
-    scores = {}
-    for line in read(path):
-        scores.setdefault((line["variant"], line["task"]), {})[line["seed"]] = 100 * line["validation"]
+    scores = defaultdict(dict)
+    for run, record in lines:
+        scores[record["variant"], run.task][run.recipe.seed] = 100 * record["validation"]
     tasks = list(dict.fromkeys(task for _, task in scores))
-    print("| variant | " + " | ".join(f"{task} | minus `apl` | p" for task in tasks) + " |")
-    print("| --- " + "| --- | --- | --- " * len(tasks) + "|")
+    header = ["variant"]
+    for task in tasks:
+        header += [task, "minus `apl`", "p"]
+    rows = []
     for name in VARIANTS:
         cells = [name]
         for task in tasks:
-            each = scores.get((name, task), {})
-            if not each:
+            each = scores[name, task]
+            if each:
+                mean, deviation = mean_and_deviation(each)
+                difference, p, _ = paired_t_test(each, scores["apl", task])
+                cells += [f"{mean:.1f} ± {number(deviation, 1)}", f"{difference:+.1f}", number(p)]
+            else:
                 cells += ["", "", ""]
-                continue
-            mean, deviation = mean_and_deviation(each)
-            difference, p, _ = paired_t_test(each, scores.get(("apl", task), {}))
-            cells += [f"{mean:.1f} ± {deviation:.1f}", f"{difference:+.1f}", f"{p:.2f}"]
-        print("| " + " | ".join(cells) + " |")
+        rows.append(cells)
+    return markdown(header, rows)
 
 
-def main():
+def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--glue", default="glue", help="where the official TSVs are")
-    parser.add_argument("--out", type=Path, default=HERE / "variants.jsonl")
+    parser.add_argument("--glue", default="glue", metavar="FOLDER", help="where the official TSVs are")
+    parser.add_argument("--out", type=Path, default=HERE / "variants.jsonl", metavar="FILE", help="a line a run")
     parser.add_argument("--tasks", nargs="+", default=["sst2", "stsb"])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 1 to N")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--table", action="store_true", help="print the table, and train nothing")
     args = parser.parse_args()
     if args.table:
-        table(args.out)
-        return
-    torch.set_num_threads(1)
-    try:
-        run_all(args, args.out)
-    except InputError as error:
-        parser.error(str(error))
+        print(table(read_results(args.out)))
+        return 0
+    make_folder(args.out.parent)
+    with alone_in(args.out.parent):
+        mend(args.out)
+        do_runs(args)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, "interrupted: the same command goes on where it was"))
