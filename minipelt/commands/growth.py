@@ -13,7 +13,14 @@ from minipelt.commands import add_threads
 from minipelt.commands.sweep import Words
 
 WORK = "minipelt.paper.growth:write_growth"
-AXES = ["length", "batch", "layers", "prefix_length", "rank", "bottleneck"]
+SIZES = {  # what grows: on which method, one that it matters to, and from where to where
+    "length": ("apl", (32, 64, 128, 256, 512)),
+    "batch": ("apl", (4, 8, 16, 32, 64)),
+    "layers": ("apl", (2, 4, 8, 16, 24)),
+    "prefix_length": ("prefix", (8, 32, 128, 512)),
+    "rank": ("lora", (8, 32, 128, 512)),
+    "bottleneck": ("adapter", (16, 64, 256, 1024)),
+}
 
 
 def make_parser(prog: str) -> argparse.ArgumentParser:
@@ -22,8 +29,8 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--axes", nargs="+", action=Words, const=str, default=AXES, metavar="AXIS",
-        help=f"what grows (default: {','.join(AXES)})",
+        "--axes", nargs="+", action=Words, const=str, default=list(SIZES), metavar="AXIS",
+        help=f"what grows (default: {','.join(SIZES)})",
     )
     parser.add_argument(
         "--repeats", type=int, default=5, metavar="N", help="turns that count (default: %(default)s)"

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from minipelt.bert import BertClassifier, BertConfig, BertModel
+from minipelt.commands.growth import SIZES
 from minipelt.errors import InputError
 from minipelt.experiment import choose_device
 from minipelt.files import load_json, make_folder, save_json, write_text
@@ -45,17 +46,7 @@ class Axis:
     values: tuple[int, ...]
 
 
-AXES = {
-    axis.name: axis
-    for axis in (
-        Axis("length", "apl", (32, 64, 128, 256, 512)),
-        Axis("batch", "apl", (4, 8, 16, 32, 64)),
-        Axis("layers", "apl", (2, 4, 8, 16, 24)),
-        Axis("prefix_length", "prefix", (8, 32, 128, 512)),
-        Axis("rank", "lora", (8, 32, 128, 512)),
-        Axis("bottleneck", "adapter", (16, 64, 256, 1024)),
-    )
-}
+AXES = {name: Axis(name, method, values) for name, (method, values) in SIZES.items()}
 COSTS = ("training", "inference")
 
 
