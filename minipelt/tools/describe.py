@@ -12,10 +12,11 @@ from typing import NamedTuple
 import torch
 
 from minipelt.bert import BertClassifier, BertConfig, BertModel
+from minipelt.commands import given
 from minipelt.errors import InputError
 from minipelt.experiment import parameter_table
 from minipelt.settings import HYPERPARAMETERS, PARTS, Method
-from minipelt.tools.train import check_effect, given
+from minipelt.tools.train import check_effect
 from minipelt.unipelt import attach, count_parameters, trained_parameters
 
 WIDTH = 100  # of a line
