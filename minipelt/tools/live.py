@@ -65,10 +65,15 @@ def live(args):
 
 
 def few_examples(runs):
-    """Two right and two wrong answers of the first run on its dev set, as the page would have them chosen."""
+    """Two right and two wrong answers of the first run on its dev set, as the page would have them chosen.
+
+    Raises InputError if that dev set cannot be read: a page without examples shows nothing.
+    """
     first = next(iter(runs.runs.values()))
     runs.survey_run(first.name)
     examples = first.dev["examples"]
+    if not examples:
+        raise InputError(f"{first.name}: no examples for a saved page: {first.dev['reason']}")
     right = [example for example in examples if example["right"]][:2]
     wrong = [example for example in examples if not example["right"]][:2]
     return [{"texts": example["texts"], "label": example["label"]} for example in right + wrong]
@@ -186,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/api/dev":
             self.reply_json({name: opened.dev for name, opened in runs.runs.items()})
         else:
-            raise Refused(404, "no such page; expected / or /api/runs")
+            raise Refused(404, "no such page; expected /, /api/runs or /api/dev")
 
     def post(self):
         """Answer a POST."""

@@ -219,22 +219,22 @@ class LiveRuns:
     def keep(self, names, examples):
         """What a saved page needs: the runs, and for every example and state what it would have asked for.
 
-        names: of the runs. examples: [{"texts": [...], "label": of the dev set, or None}].
+        names: of the runs. examples: [{"texts": [...], "label": of the dev set, or None}]. Raises InputError for an
+        unknown run, before any work is done.
         """
         kept = []
-        for name in names:
-            self.survey_run(name)
-            opened = self.find(name)
+        for opened in [self.find(name) for name in names]:
+            self.survey_run(opened.name)
             states = states_to_keep(opened.parts)
             looks = []
             for example in examples:
                 views = []
                 for forced, removed, with_attention in states:
                     attention = "all" if with_attention else None
-                    view = self.look(name, example["texts"], forced, removed, attention)
+                    view = self.look(opened.name, example["texts"], forced, removed, attention)
                     view.pop("trained", None)  # it stands among the states anyway
                     views.append({"forced": forced, "removed": removed, "view": view})
-                looks.append({"views": views, "prefix": self.prefix_states(name, example["texts"])})
+                looks.append({"views": views, "prefix": self.prefix_states(opened.name, example["texts"])})
             kept.append({"about": opened.about(), "dev": opened.dev, "looks": looks})
         return {"runs": kept, "examples": examples}
 

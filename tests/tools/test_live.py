@@ -161,7 +161,9 @@ def test_the_dev_set_of_scores(folders, runs):
     assert len(right) >= len(wrong) > 0 and max(right) <= min(wrong)
 
 
-def test_a_dev_set_that_is_not_there(folders, tmp_path):
+@pytest.fixture
+def without_dev(folders, tmp_path):
+    """The run `moved`, whose dev set is not there."""
     folder = tmp_path / "moved"
     folder.mkdir()
     for path in folders["lora"].iterdir():
@@ -169,7 +171,11 @@ def test_a_dev_set_that_is_not_there(folders, tmp_path):
     record = json.loads((folder / "run.json").read_text())
     record["run"]["glue"] = str(tmp_path / "gone")
     (folder / "run.json").write_text(json.dumps(record))
-    opened = LiveRuns([folder], "cpu")
+    return folder
+
+
+def test_a_dev_set_that_is_not_there(without_dev):
+    opened = LiveRuns([without_dev], "cpu")
     opened.survey()
     assert opened.runs["moved"].dev["state"] == "failed" and "no such file" in opened.runs["moved"].dev["reason"]
     assert opened.look("moved", [TEXT])["answer"]["label"] in ("negative", "positive")
@@ -328,6 +334,13 @@ def test_wrong_examples_to_keep(server, folders, examples, message):
     assert status == 400 and message in found["error"]
 
 
+def test_a_page_with_an_unknown_run_is_no_fault_of_the_server(server, folders, runs, monkeypatch):
+    monkeypatch.setattr(runs, "survey_run", lambda name: pytest.fail("the names are checked before any work"))
+    examples = [{"texts": [TEXT], "label": None}]
+    status, found = post(server, "/api/save", {"runs": [folders["lora"].name, "nope"], "examples": examples})
+    assert status == 400 and found["error"].startswith("unknown run 'nope'; expected one of ")
+
+
 def test_what_is_too_large_or_not_json_or_not_there(server):
     path = "/api/look"
     status, _, body = ask(server, "POST", path, raw=b'{"texts": ["' + b"a" * 2_000_000 + b'"]}')
@@ -335,7 +348,9 @@ def test_what_is_too_large_or_not_json_or_not_there(server):
     assert ask(server, "POST", path, {"run": 1}, {"Content-Type": "text/plain"})[0] == 415
     assert ask(server, "POST", "/api/none", {})[0] == 404
     for place in ("/none", "/api", "/api/", "/../live.py", "/?x", "/%00"):
-        assert ask(server, "GET", place)[0] == 404, place
+        status, _, body = ask(server, "GET", place)
+        assert status == 404, place
+        assert json.loads(body)["error"] == "no such page; expected /, /api/runs or /api/dev"
     host = f"Host: 127.0.0.1:{server.port}\r\n".encode()
     for lines in (b"", b"Content-Length: x\r\n", b"Content-Length: -5\r\n", b"Transfer-Encoding: chunked\r\n"):
         assert b" 411 " in send_bytes(server, b"POST /api/look HTTP/1.1\r\n" + host + lines + b"\r\n")
@@ -465,6 +480,14 @@ def test_the_command_writes_a_page(folders, tmp_path):
     assert process.returncode == 0, err
     assert "page.html: the page with" in out
     assert '"about"' in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_a_page_without_examples_is_not_written(without_dev, tmp_path):
+    process = live(without_dev, "--save", tmp_path / "page.html", "--device", "cpu")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("error: moved: no examples for a saved page: ") and "no such file" in err
+    assert err.count("\n") == 1 and not (tmp_path / "page.html").exists()
 
 
 def test_what_the_command_refuses(folders, tmp_path):
