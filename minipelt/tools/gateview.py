@@ -26,6 +26,7 @@ from minipelt.errors import InputError
 from minipelt.gate import force_gates, mean_gates, record_gates, submodule_of
 from minipelt.glue import make_example
 from minipelt.tools.describe import formula_of
+from minipelt.tools.predict import answer_of
 from minipelt.unipelt import slots
 
 LAYERS = "bert.encoder.layer."
@@ -241,17 +242,6 @@ def watch_head(model):
         yield read
     finally:
         hook.remove()
-
-
-def answer_of(task, logits):
-    """Logits (C) of one text -> label and probabilities, or the score. Raises InputError if they are no numbers."""
-    if not torch.isfinite(logits).all():
-        raise InputError("the model's answer is not a number; expected a run and a base with finite weights")
-    if not task.labels:
-        return {"score": rounded(logits.item())}
-    probabilities = [rounded(p) for p in logits.softmax(dim=-1).tolist()]
-    names = dict(zip(task.label_names, probabilities, strict=True))
-    return {"label": task.label_names[logits.argmax()], "probabilities": names}
 
 
 # ---- what a pass through the model shows

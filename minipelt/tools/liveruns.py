@@ -17,6 +17,7 @@ from minipelt.record import load_record
 from minipelt.settings import PARTS, Run
 from minipelt.tools import gateview
 from minipelt.tools.owndata import reader
+from minipelt.tools.predict import answer_of
 from minipelt.tools.switchboard import Switchboard
 from minipelt.unipelt import slots
 
@@ -287,7 +288,7 @@ def answered(task, examples, logits):
     """
     shown = []
     for example, row in zip(examples, logits, strict=True):
-        answer = gateview.answer_of(task, row)
+        answer = answer_of(task, row)
         entry = {"texts": texts_of(example), "answer": answer.get("label", answer.get("score"))}
         entry["label"] = label_of(task, example)
         entry["right"] = entry["label"] == entry["answer"]

@@ -37,8 +37,7 @@ class Predictor(NamedTuple):
     def logits(self, examples):
         """Examples -> logits (n, C) on the CPU, in their order. Raises InputError if one is not a number."""
         logits = loop.predict(self.model, encode(examples, self.tokenizer, self.run.max_length))
-        if not torch.isfinite(logits).all():
-            raise InputError("the model's answer is not a number; expected a run and a base with finite weights")
+        check_finite(logits)
         return logits
 
     def ask(self, example):
@@ -48,16 +47,32 @@ class Predictor(NamedTuple):
         return logits, mean_gates(recorded)  # a mean over one example: its own gates
 
 
+def check_finite(logits):
+    """Raise InputError unless all logits are numbers."""
+    if not torch.isfinite(logits).all():
+        raise InputError("the model's answer is not a number; expected a run and a base with finite weights")
+
+
+def answer_of(task, logits):
+    """One row's logits (C) -> label and probabilities, or the score. Raises InputError if they are no numbers."""
+    check_finite(logits)
+    if not task.labels:
+        return {"score": round(logits.item(), 6)}
+    probabilities = [round(p, 6) for p in logits.softmax(dim=-1).tolist()]
+    names = dict(zip(task.label_names, probabilities, strict=True))
+    return {"label": task.label_names[logits.argmax()], "probabilities": names}
+
+
 # ---- what is printed
 
 
 def describe(task, logits):
     """One row's logits (C) -> a line: the label and every class's probability, or the score."""
+    answer = answer_of(task, logits)
     if not task.labels:
-        return f"{logits.item():.3f}"
-    probabilities = logits.softmax(dim=-1).tolist()
-    each = "  ".join(f"{name} {p:.3f}" for name, p in zip(task.label_names, probabilities, strict=True))
-    return f"{task.label_names[logits.argmax()]}  ({each})"
+        return f"{answer['score']:.3f}"
+    each = "  ".join(f"{name} {p:.3f}" for name, p in answer["probabilities"].items())
+    return f"{answer['label']}  ({each})"
 
 
 def print_answer(task, example, logits):
@@ -128,15 +143,11 @@ def as_record(task, example, logits):
     record = {"text": example.text}
     if len(task.columns) == 2:
         record["text_b"] = example.text_b
+    answer = answer_of(task, logits)
     if not task.labels:
-        return record | {"prediction": round(logits.item(), 6), "label": example.label}
+        return record | {"prediction": answer["score"], "label": example.label}
     label = None if example.label is None else task.label_names[example.label]
-    probabilities = [round(value, 6) for value in logits.softmax(dim=-1).tolist()]
-    return record | {
-        "prediction": task.label_names[logits.argmax()],
-        "label": label,
-        "probabilities": dict(zip(task.label_names, probabilities, strict=True)),
-    }
+    return record | {"prediction": answer["label"], "label": label, "probabilities": answer["probabilities"]}
 
 
 # ---- the command

@@ -18,7 +18,7 @@ from minipelt.glue import TASKS, Example
 from minipelt.loop import predict
 from minipelt.settings import Data
 from minipelt.tools.gateview import look
-from minipelt.tools.predict import BARS, Predictor, bars_for, draw_gates
+from minipelt.tools.predict import BARS, Predictor, bars_for, describe, draw_gates
 from minipelt.tools.submission import SUBMISSIONS, submission_lines
 
 pytestmark = pytest.mark.slow  # whole runs and commands: together they take half a minute
@@ -280,6 +280,19 @@ def test_output_has_texts_predictions_and_probabilities(trained, command, tmp_pa
     assert records[1]["probabilities"]["sea"] == float(rows[1]["p(sea)"])
 
 
+def test_the_screen_the_file_and_the_page_have_one_answer(trained, command, tmp_path):
+    folder = trained("sst2", "lora")
+    (tmp_path / "texts.txt").write_text("a fine film\n")
+    command("predict", folder, "--input", tmp_path / "texts.txt", "--output", tmp_path / "answers.jsonl")
+    record = json.loads((tmp_path / "answers.jsonl").read_text())
+    run, _, model, tokenizer = load_run(folder)
+    answer = look(model, tokenizer, run, ["a fine film"])["answer"]
+    assert answer["label"] == record["prediction"]
+    assert answer["probabilities"] == pytest.approx(record["probabilities"], abs=2e-6)  # float32, two ways to attend
+    shown = describe(run.spec, own_logits(folder, [Example("a fine film")])[0])
+    assert shown.startswith(f"{record['prediction']}  (negative {record['probabilities']['negative']:.3f}  ")
+
+
 def test_a_regression_writes_scores(trained, command, tmp_path):
     folder = trained("stsb", "head")
     _, out, _ = command("predict", folder, "--text", "a", "--text-b", "b")
@@ -386,6 +399,8 @@ def test_nan_logits_are_refused(trained, monkeypatch):
         model.classifier.bias[0] = float("nan")
     with pytest.raises(InputError, match="not a number"):
         Predictor(run, model, tokenizer).logits([Example("fine")])
+    with pytest.raises(InputError, match="not a number"):
+        describe(run.spec, torch.tensor([0.0, float("nan")]))
 
 
 def test_rows_that_training_skipped_get_no_silent_gap(trained, command, tmp_path, own_data):
