@@ -24,6 +24,11 @@ def use_bfloat16(model):
     model.forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
 
 
+def arithmetic_of(run, device):
+    """A context manager: while open, matrices are multiplied on `device` as in a Run, also outside of its model."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=run.precision == "bf16")
+
+
 def recompute_layers(bert):
     """Let every layer keep its input alone, and compute the rest again on the way back: gradient checkpointing.
 

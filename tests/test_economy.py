@@ -11,11 +11,11 @@ from helpers import TINY, tiny_bert, tiny_run
 from minipelt import economy
 from minipelt.batches import Rows
 from minipelt.bert import BertClassifier
-from minipelt.economy import memory_advice, recompute_layers, use_bfloat16, what_the_machine_has
+from minipelt.economy import arithmetic_of, memory_advice, recompute_layers, use_bfloat16, what_the_machine_has
 from minipelt.errors import InputError
 from minipelt.experiment import new_folder, prepare, run_experiment
 from minipelt.loop import loss_function, train
-from minipelt.settings import Method, Recipe
+from minipelt.settings import Method, Recipe, Run
 from minipelt.unipelt import attach, trained_parameters
 
 SMALL = Method("apl", bottleneck=8, prefix_length=4, prefix_hidden=8, rank=4)
@@ -92,6 +92,14 @@ def test_bfloat16_rounds_products_and_leaves_weights_and_gradients_in_float32(mo
     found = gradients(model)
     assert {gradient.dtype for gradient in found.values()} == {torch.float32}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("precision, dtype", [("bf16", torch.bfloat16), ("float32", torch.float32)])
+def test_a_product_outside_of_the_model_is_as_exact_as_the_run(precision, dtype):
+    x = torch.randn(3, 3)
+    with arithmetic_of(Run("sst2", SMALL, Recipe(1e-3), precision=precision), CPU):
+        assert (x @ x).dtype == dtype
+    assert (x @ x).dtype == torch.float32
 
 
 def test_a_loss_of_bfloat16_logits_is_computed_in_float32():

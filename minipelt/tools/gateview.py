@@ -5,8 +5,8 @@
     seen["gates"]["adapter"]                [0.71, 0.67, 0.64, 0.49, 0.54, 0.73], layer by layer
     look(model, tokenizer, run, ["a warm , clever film ."], forced={"prefix": 0.0})["answer"]
 
-`look` is one function from texts to what JSON can hold; the live page, `predict --gates` and the lecture show it. With
-gates forced (gate.force_gates) or parts taken out it tells what the model would do then, and what it does as trained.
+`look` is one function from texts to what JSON can hold; the live page shows it. With gates forced (gate.force_gates) or
+parts taken out it tells what the model would do then, and what it does as trained.
 
 How much a part adds is a ratio of norms over all tokens of the text, |g * delta| / |what it is added to|: a gate near
 1 before a small delta still adds little. For a prefix it is how much the attention's output changes against the
@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 
 from minipelt import loop
 from minipelt.batches import collate, encode
+from minipelt.economy import arithmetic_of
 from minipelt.errors import InputError
 from minipelt.gate import force_gates, mean_gates, record_gates, submodule_of
 from minipelt.glue import make_example
@@ -138,13 +139,14 @@ def look(model, tokenizer, run, texts, forced=None, removed=(), attention=None, 
     forced = forced or {}
     example = as_example(texts, run)
     rows = encode([example], tokenizer, run.max_length)
-    inputs, _ = collate(rows, [0], model.classifier.weight.device)
+    device = model.classifier.weight.device
+    inputs, _ = collate(rows, [0], device)
     cut = 0
     if rows.length(0) == run.max_length:
         cut = encode([example], tokenizer, NO_LIMIT).length(0) - run.max_length
     model.eval()
     check_attention(model, attention)
-    with parametrize.cached():
+    with parametrize.cached(), arithmetic_of(run, device):  # plain BERT's, too: else the rounding would count as drift
         plain = plain_bert(model, base, inputs)
         view = view_of(model, run, inputs, plain, forced, removed, attention, base)
         if forced or removed:
@@ -226,22 +228,11 @@ def view_of(model, run, inputs, plain, forced, removed, attention, base):
 
 def as_trained(model, run, inputs, plain):
     """{"answer", "gates", "distance"} of a pass with nothing forced."""
-    with record_gates(model) as recorded, watch_head(model) as read:
+    with record_gates(model) as recorded, watch(model) as seen:
         logits = model(*inputs)[0]  # (C)
     gates = {submodule: [rounded(value) for value in values] for submodule, values in mean_gates(recorded).items()}
-    distance = ratio(read[0] - plain.pooled, plain.pooled)
+    distance = ratio(seen.inputs["classifier"] - plain.pooled, plain.pooled)
     return {"answer": answer_of(run.spec, logits), "gates": gates, "distance": distance}
-
-
-@contextmanager
-def watch_head(model):
-    """While open, keep what the head reads, (B, D) a pass, in a list."""
-    read = []
-    hook = model.classifier.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
-    try:
-        yield read
-    finally:
-        hook.remove()
 
 
 # ---- what a pass through the model shows
@@ -295,7 +286,7 @@ class Last(list):
 
     def append(self, weights):
         """Keep the weights, (B, H, T, P + T)."""
-        self.found[self.name] = weights
+        self.found[self.name] = weights.float()
 
 
 @contextmanager
@@ -329,11 +320,14 @@ def emptied(places):
 
 
 def plain_bert(model, base, inputs):
-    """The Encoded of plain BERT: of `base`, or of the model's own encoder with empty slots."""
+    """The Encoded of plain BERT: of `base`, or of the model's own encoder with empty slots.
+
+    Its attention is the explicit one, as in `watch`: the fused one rounds otherwise.
+    """
     if base is not None:
-        return base(*inputs)
+        return base(*inputs, attentions=[])
     with emptied([place for name, _, place in filled_slots(model) if name.startswith("bert.")]):
-        return model.bert(*inputs)
+        return model.bert(*inputs, attentions=[])
 
 
 def part_view(model, part, seen, base):
@@ -367,7 +361,7 @@ def prefix_view(model, part, seen):
     attention = model.get_submodule(place)
     h, context = seen.inputs[place], seen.outputs[place]  # (1, T, D) each
     with emptied([(attention, "prefix")]):
-        without = attention(h, h.new_ones(h.shape[:2], dtype=torch.bool))
+        without = attention(h, h.new_ones(h.shape[:2], dtype=torch.bool), attentions=[])
     P = seen.weights[place].shape[-1] - h.shape[1]
     mean, by_head = share(seen, part["layer"], 0, P)
     return {"adds": ratio(context - without, without), "share": mean, "shares": by_head}
@@ -411,8 +405,8 @@ def all_attention(seen, N):
 
 def ratio(change, of):
     """|change| / |of|, or None where that is no number."""
-    size = of.norm().item()
-    value = change.norm().item() / size if size else math.inf
+    size = of.float().norm().item()
+    value = change.float().norm().item() / size if size else math.inf
     return rounded(value) if math.isfinite(value) else None
 
 

@@ -128,7 +128,7 @@ class LiveRuns:
         groups = {}
         for folder, name in zip(folders, names, strict=True):
             run = Run.load(folder)
-            if not run.method.trains_base:
+            if not run.method.trains_base and run.precision == "float32":
                 groups.setdefault(run.model, []).append((folder, name))
         opened = {}
         for group in groups.values():

@@ -58,7 +58,7 @@ def answer_of(task, logits):
     check_finite(logits)
     if not task.labels:
         return {"score": round(logits.item(), 6)}
-    probabilities = [round(p, 6) for p in logits.softmax(dim=-1).tolist()]
+    probabilities = [round(p, 6) for p in logits.float().softmax(dim=-1).tolist()]
     names = dict(zip(task.label_names, probabilities, strict=True))
     return {"label": task.label_names[logits.argmax()], "probabilities": names}
 

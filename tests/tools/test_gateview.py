@@ -10,6 +10,7 @@ from helpers import disturb, randomise, tiny_run
 from minipelt import loop
 from minipelt.batches import collate, encode
 from minipelt.bert import BertClassifier
+from minipelt.economy import use_bfloat16
 from minipelt.errors import InputError
 from minipelt.gate import Gate, force_gates, mean_gates, record_gates
 from minipelt.glue import Example
@@ -27,8 +28,8 @@ METHODS = [*PARTS, "apl", "apl+prompt", "lora+houlsby+parallel", "pl+side", "ap+
 class Opened:
     """A run on the tiny encoder whose every added number is far from its start."""
 
-    def __init__(self, folder, method, task="sst2", gate=True):
-        self.run = tiny_run(folder, task, method)
+    def __init__(self, folder, method, task="sst2", gate=True, precision="float32"):
+        self.run = tiny_run(folder, task, method, precision=precision)
         self.run = replace(self.run, method=replace(self.run.method, gate=gate, rank=2, share=0.1))
         self.base, self.tokenizer = load(str(folder))
         bert, _ = load(str(folder))
@@ -36,6 +37,8 @@ class Opened:
         for module in self.model.modules():
             if isinstance(module, Gate):
                 randomise(module.linear)
+        if precision == "bf16":
+            use_bfloat16(self.model)
 
     def look(self, texts=(TEXT,), forced=None, removed=(), attention=None):
         """gateview.look at the model."""
@@ -273,6 +276,33 @@ def test_distance_from_plain_bert(open_run):
         change = here.hidden_states[number] - plain.hidden_states[number]
         assert layer["drift"] == pytest.approx(ratio(change, plain.hidden_states[number]), abs=1e-4)
     assert shut["distance"] == 0 and all(layer["drift"] == 0 for layer in shut["layers"])
+
+
+@pytest.mark.parametrize("with_base", [True, False])
+@pytest.mark.parametrize("method, forced, removed", [
+    ("head", {}, ()), ("al", {"all": 0.0}, ()), ("apl", {}, ("prefix", "adapter", "lora_query", "lora_value")),
+])
+def test_plain_bert_is_as_exact_as_the_run(open_run, method, forced, removed, with_base):
+    """In bfloat16, too, what changes nothing in the encoder is plain BERT, to the bit."""
+    opened = open_run(method, precision="bf16")
+    if not with_base:
+        opened.base = None
+    seen = opened.look(forced=forced, removed=removed)
+    assert [layer["drift"] for layer in seen["layers"]] == [0, 0, 0] and seen["distance"] == 0
+
+
+def test_a_run_in_bfloat16(open_run):
+    """Its answer is as the model gives it, and what a part adds is near what it adds in float32."""
+    opened = open_run("apl", precision="bf16")
+    before, seen = opened.look(), opened.look(forced={"adapter": 0.5})
+    probabilities = opened.logits().float().softmax(dim=-1).tolist()
+    assert list(before["answer"]["probabilities"].values()) == pytest.approx(probabilities, abs=0.01)
+    assert sum(before["answer"]["probabilities"].values()) == pytest.approx(1, abs=2e-6)
+    assert seen["trained"] == {key: before[key] for key in ("answer", "gates", "distance")}
+    del opened.model.forward  # which use_bfloat16 has put there
+    opened.run = replace(opened.run, precision="float32")
+    for name, part in opened.look()["parts"].items():
+        assert before["parts"][name]["adds"] == pytest.approx(part["adds"], rel=0.1), name
 
 
 @pytest.mark.parametrize("method, gate, states", [

@@ -19,6 +19,7 @@ from minipelt.bert import BertModel
 from minipelt.errors import InputError
 from minipelt.experiment import load_run, new_folder, prepare, run_experiment
 from minipelt.gate import force_gates
+from minipelt.settings import Run
 from minipelt.tools.gateview import look
 from minipelt.tools.live import PORTS, SAVED, few_examples, open_server, saved_page
 from minipelt.tools.liveruns import LiveRuns, states_to_keep
@@ -30,17 +31,20 @@ TEXT = "a fine film"
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """{method: a trained run on the tiny encoder}; a high learning rate moves what is trained far from its start."""
+    """{method: a trained run on the tiny encoder}."""
     torch.manual_seed(1)
     parent = tmp_path_factory.mktemp("live")
     bert = write_tiny_folder(parent / "tiny-bert", tiny_bert(TINY))
-    made = {}
-    for method, task in METHODS.items():
-        run = tiny_run(bert, task, method, epochs=1, k=20, valid_rows=10)
-        run = replace(run, recipe=replace(run.recipe, learning_rate=0.05))
-        made[method] = new_folder(run, parent / "runs")
-        run_experiment(prepare(run), made[method])
-    return made
+    return {method: train(bert, parent / "runs", task, method) for method, task in METHODS.items()}
+
+
+def train(bert, parent, task, method, **changes):
+    """The folder of a trained run; a high learning rate moves what is trained far from its start."""
+    run = tiny_run(bert, task, method, epochs=1, k=20, valid_rows=10, **changes)
+    run = replace(run, recipe=replace(run.recipe, learning_rate=0.05))
+    folder = new_folder(run, parent)
+    run_experiment(prepare(run), folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +163,14 @@ def test_the_dev_set_of_scores(folders, runs):
     right = [abs(each["answer"] - each["label"]) for each in dev["examples"] if each["right"]]
     wrong = [abs(each["answer"] - each["label"]) for each in dev["examples"] if not each["right"]]
     assert len(right) >= len(wrong) > 0 and max(right) <= min(wrong)
+
+
+def test_a_run_in_bfloat16_leaves_the_others_their_shared_base(folders, tmp_path):
+    rounded = train(Run.load(folders["apl"]).model, tmp_path, "sst2", "head", precision="bf16")
+    opened = LiveRuns([rounded, folders["apl"], folders["lora"]], "cpu")
+    alone, *others = (each.board for each in opened.runs.values())
+    assert alone is None and others[0] is others[1] is not None
+    assert opened.look(rounded.name, [TEXT])["distance"] == 0
 
 
 @pytest.fixture
