@@ -6,8 +6,8 @@
     python -m minipelt export runs/sst2-lora-seed1 --merge --out merged/sst2     a BERT with its head, for transformers
 
 A PEFT folder that minipelt wrote tells what its head is for; for any other, --task or --labels does.
-Merging needs a method that folds into BERT's own weights: LoRA without gates, ia3, what trains the base
-itself, and their unions.
+Merging needs a method that folds into BERT's own weights: lora without gates, ia3, diff, dora, what trains the base's
+own tensors alone, and their unions.
 """
 
 import argparse

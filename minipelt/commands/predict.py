@@ -41,7 +41,8 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     answers.add_argument("--gates", action="store_true", help="show each gate of each layer")
     answers.add_argument(
         "--merge", action="store_true",
-        help="first fold into the base what can be (an ungated LoRA, (IA)^3): the same answers at plain BERT's speed",
+        help="first fold into the base what can be (lora without gates, ia3, diff, dora): "
+        "the same answers at plain BERT's speed",
     )
     answers.add_argument("--device", metavar="DEVICE", help="auto, cpu, cuda or mps (default: as the run was trained)")
     return parser

@@ -1,6 +1,7 @@
 """Fold what a method has trained into BERT's own matrices: the same answers, at the price of plain BERT.
 
-    W <- W_0 + s B A          (diff: W <- W_0 + its difference; ia3: rows or columns scaled; bitfit, ft ...: W as it is)
+    lora    W <- W_0 + s B A                diff    W <- W_0 + its difference
+    dora    W <- m V / |V|                  ia3     rows or columns scaled              bitfit, ft ...  W as it is
 """
 
 from importlib import import_module

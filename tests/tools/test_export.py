@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ from helpers import ROOT, tiny_run
 from safetensors.torch import load_file, save_file
 
 from minipelt.bert import BertClassifier
+from minipelt.commands import export as export_command
+from minipelt.commands import predict as predict_command
 from minipelt.errors import InputError
 from minipelt.experiment import load_run
 from minipelt.files import load_json, save_json
-from minipelt.settings import DEFAULT_MODEL
+from minipelt.settings import DEFAULT_MODEL, PARTS
 from minipelt.tools import export
 from minipelt.tools.merge import fold, merge
 from minipelt.tools.peft import to_peft
@@ -357,6 +360,24 @@ def test_folding_takes_what_it_can(trained):
         merge(model)
     gated = load_run(trained(method="apl"))[2]
     assert fold(gated) == set()
+
+
+def test_what_folds_is_what_the_texts_say(trained):
+    """The README, and the help of predict and export."""
+    folding, merging = set(), set()
+    for part in PARTS:
+        model = load_run(trained(method=part))[2]
+        folding.update(fold(model))
+        if not any(hasattr(getattr(module, slot), "part") for _, module, slot in slots(model)):
+            merging.add(part)
+    readme = (ROOT / "minipelt" / "tools" / "README.md").read_text(encoding="utf-8")
+    bullet = readme.split("- `--merge`")[1].split("\n\n")[0]
+    plain = readme.split("**Plain BERT.**")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", bullet)) == folding
+    assert set(re.findall(r"`(\w+)`", plain)) == merging
+    option = next(each for each in predict_command.make_parser("predict")._actions if each.dest == "merge")
+    for text in (option.help, export_command.__doc__.split("Merging needs")[1]):
+        assert set(PARTS) & set(re.findall(r"\w+", text)) == folding
 
 
 @pytest.mark.parametrize(
