@@ -29,8 +29,8 @@ def say(line):
 def progress_bar(total, done=0, unit="", name="", **style):
     """A bar for `total` units of work. Yields it: `update(units)` moves it on, `set_postfix(best=0.8)` adds to it.
 
-    Where standard error is no terminal it is a Log. style: more of tqdm's options. Of several processes the first
-    alone shows anything.
+    A total of None is not known; the unit "B" is bytes. Where standard error is no terminal it is a Log. style: more
+    of tqdm's options. Of several processes the first alone shows anything.
     """
     if quiet or int(os.environ.get("RANK", 0)):
         yield tqdm(disable=True)
@@ -85,14 +85,26 @@ class Log:
     def line(self, seconds):
         """The line after so many seconds."""
         speed = (self.n - self.done) / seconds
-        where = f"{self.unit} {self.n:,} of {self.total:,}" if self.unit else f"{100 * self.n / self.total:.0f} %"
-        words = [f"{self.name}: {where}" if self.name else where]
+        words = [f"{self.name}: {self.where()}" if self.name else self.where()]
         if self.unit:
-            words.append(f"{speed:.3g} {self.unit}s/s")
-        if speed:
+            words.append(f"{of_bytes(speed)}/s" if self.unit == "B" else f"{speed:.3g} {self.unit}s/s")
+        if speed and self.total is not None:
             words.append(f"at most {duration((self.total - self.n) / speed)} left")
         words += [f"{name} {value}" for name, value in self.notes.items()]
         return ", ".join(words)
+
+    def where(self):
+        """How far it is."""
+        if self.unit == "B":
+            return of_bytes(self.n) if self.total is None else f"{of_bytes(self.n)} of {of_bytes(self.total)}"
+        if self.unit:
+            return f"{self.unit} {self.n:,} of {self.total:,}"
+        return f"{100 * self.n / self.total:.0f} %"
+
+
+def of_bytes(number: float) -> str:
+    """7439277 -> 7.44 MB."""
+    return f"{number / 1e6:.3g} MB"
 
 
 def duration(seconds: float) -> str:

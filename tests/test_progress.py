@@ -110,6 +110,16 @@ def test_work_without_a_unit_is_told_in_percent(clock, capsys):
     assert capsys.readouterr().err == expected
 
 
+def test_bytes_are_told_in_megabytes_and_their_number_need_not_be_known(clock, capsys):
+    for total in (7_439_277, None):
+        with progress_bar(total, unit="B", name="SST-2.zip") as bar:
+            clock[0] += 20
+            bar.update(2_000_000)
+    assert capsys.readouterr().err == (
+        "SST-2.zip: 2 MB of 7.44 MB, 0.1 MB/s, at most 54 s left\nSST-2.zip: 2 MB, 0.1 MB/s\n"
+    )
+
+
 def test_a_terminal_has_bars_and_no_lines(clock, terminal):
     stream = terminal()
 

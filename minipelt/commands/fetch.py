@@ -7,6 +7,7 @@ Every file is checked by its sha256. A folder that is already there is left alon
 
 import argparse
 
+from minipelt.commands import add_quiet
 from minipelt.glue import TASKS
 
 WORK = "minipelt.tools.fetch:fetch_tasks"
@@ -22,4 +23,5 @@ def make_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--into", default="glue", metavar="FOLDER", help="where the task folders go (default: %(default)s)"
     )
+    add_quiet(parser)
     return parser

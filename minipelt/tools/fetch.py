@@ -14,11 +14,10 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from tqdm import tqdm
-
 from minipelt.errors import InputError
 from minipelt.files import place, read_lines, scratch_folder
 from minipelt.glue import TASKS, get_task
+from minipelt.progress import progress_bar
 
 BASE_URL = "https://dl.fbaipublicfiles.com/"
 ARCHIVES = {  # task: (GLUE's zip file, its sha256)
@@ -142,8 +141,8 @@ def copy(response, file, url):
     Raises Broken if some are missing, InputError if they are too many or cannot be written.
     """
     size = content_length(response)
-    digest, done = hashlib.sha256(), 0
-    with tqdm(total=size, unit="B", unit_scale=True, desc=Path(file.name).name) as bar:
+    digest, done, name = hashlib.sha256(), 0, Path(file.name).name
+    with progress_bar(size, unit="B", name=name, unit_scale=True, desc=name) as bar:
         while chunk := response.read(CHUNK):
             done += len(chunk)
             if max(done, size or 0) > LARGEST:

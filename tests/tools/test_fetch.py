@@ -8,10 +8,12 @@ import socketserver
 import threading
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from minipelt import progress
 from minipelt.errors import InputError
 from minipelt.glue import TASKS, Example, read
 from minipelt.tools import fetch as fetching
@@ -130,7 +132,26 @@ def test_an_official_zip_is_fetched_and_placed(server, brief, expect, capsys):
     assert read(TASKS["sst2"], "test", folder.parent) == [Example("so so")]
     assert not (folder.parent.parent / "train.tsv").exists()
     assert server.asked == [SST2]
-    assert "SST-2.zip" in capsys.readouterr().err  # the progress bar
+    assert capsys.readouterr().err == ""  # short work, and no terminal
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_log_of_a_download_has_lines_and_no_bar(brief, expect, capsys, monkeypatch, announced):
+    monkeypatch.setattr(progress, "SECONDS", 0)  # a line a piece
+    content = expect(official_zip())
+    brief(answer(content) if announced else b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + content)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("SST-2.zip: 0.00") and line.count("SST-2.zip") == 1
+    assert (" of 0.00" in line) == announced and "MB/s" in line
+
+
+def test_a_quiet_download_shows_nothing_but_the_folder(server, expect, monkeypatch, tmp_path, command):
+    monkeypatch.setattr(progress, "SECONDS", 0)
+    monkeypatch.setattr(progress, "quiet", False)  # so that it is again, for the tests that follow
+    server.answers[SST2] = [answer(expect(official_zip()))]
+    monkeypatch.setattr(fetching, "fetch", partial(fetch, base_url=server.address))
+    folder = tmp_path / "glue"
+    assert command("fetch", "sst2", "--into", folder, "--quiet") == (0, f"sst2: {folder / 'SST-2'}\n", "")
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path):
