@@ -18,7 +18,8 @@ from minipelt.errors import InputError
 def use_bfloat16(model):
     """Let a model multiply its matrices in bfloat16: half the bytes, 8 bits of precision. Weights stay float32.
 
-    torch.autocast chooses the operations; softmax, LayerNorm and losses stay in float32.
+    torch.autocast chooses the operations. Losses stay in float32; on a GPU softmax and LayerNorm do, too, on a CPU only
+    where their input is.
     """
     device = next(model.parameters()).device
     model.forward = torch.autocast(device.type, torch.bfloat16)(model.forward)

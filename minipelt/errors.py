@@ -49,6 +49,11 @@ def short(value, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
+def plural(number: int, noun: str) -> str:
+    """`1 run`, `1,234 runs`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def complain(line: str) -> None:
     """Write a line to standard error, if there is one: it may be closed."""
     try:

@@ -27,14 +27,14 @@ from minipelt.checkpoint import (
     trained_tensors,
 )
 from minipelt.economy import memory_advice, recompute_layers, use_bfloat16
-from minipelt.errors import InputError
+from minipelt.errors import InputError, plural
 from minipelt.files import alone_in, append_json_lines, save_json, write_text
 from minipelt.gate import mean_gates, record_gates
 from minipelt.identity import check_as_trained, check_base, check_same, describe_run, told_with_tensors
 from minipelt.loop import make_optimizer, predict, train
 from minipelt.progress import Stopwatch, scoring_bar, step_bar
 from minipelt.record import check_reports, load_record
-from minipelt.settings import Run, plural
+from minipelt.settings import Run
 from minipelt.splits import load_splits, read_split
 from minipelt.unipelt import attach, trained_parameters
 from minipelt.weights import load

@@ -399,11 +399,6 @@ def as_settings(cls, values) -> dict:
     return dict(values)
 
 
-def plural(number: int, noun: str) -> str:
-    """`1 run`, `1,234 runs`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def full_path(name: str) -> str:
     """A folder as a full path, so that the run can be scored from anywhere; any other name as it is.
 

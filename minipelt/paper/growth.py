@@ -20,7 +20,7 @@ import torch
 
 from minipelt.bert import BertClassifier, BertConfig, BertModel
 from minipelt.commands.growth import SIZES
-from minipelt.errors import InputError
+from minipelt.errors import InputError, plural
 from minipelt.experiment import choose_device
 from minipelt.files import load_json, make_folder, save_json, write_text
 from minipelt.paper import charts
@@ -28,7 +28,7 @@ from minipelt.paper.flops import inference_flops, kept_bytes, training_flops
 from minipelt.paper.machine import describe_machine, memory_of_training
 from minipelt.paper.race import inference_step, keep_what_is_saved, take_turns, training_step
 from minipelt.paper.report import markdown, number
-from minipelt.settings import Method, Recipe, plural
+from minipelt.settings import Method, Recipe
 from minipelt.unipelt import attach
 
 CONFIG = BertConfig(

@@ -11,13 +11,12 @@ from argparse import Namespace
 from collections import defaultdict
 from pathlib import Path
 
-from minipelt.errors import InputError
+from minipelt.errors import InputError, plural
 from minipelt.files import write_text
 from minipelt.glue import TASKS
 from minipelt.paper import charts
 from minipelt.paper.results import kind_of_rows, read_sweep, read_timing
 from minipelt.paper.tables import SETTINGS, Results, find_reference, label, make_tables
-from minipelt.settings import plural
 
 # ---- Markdown
 

@@ -21,13 +21,13 @@ from minipelt import experiment
 from minipelt.batches import collate, encode
 from minipelt.bert import BertModel
 from minipelt.economy import what_the_machine_has
-from minipelt.errors import InputError
+from minipelt.errors import InputError, plural
 from minipelt.files import alone_in, make_folder
 from minipelt.glue import Example
 from minipelt.paper.grid import grid
 from minipelt.paper.results import append, check_protocol, mend, read_sweep, settings
 from minipelt.progress import duration, progress_bar, say
-from minipelt.settings import PARTS, Run, plural
+from minipelt.settings import PARTS, Run
 from minipelt.splits import count_rows
 from minipelt.tools.owndata import reader
 from minipelt.unipelt import detach

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from minipelt import splits
 from minipelt.commands import given
-from minipelt.errors import InputError, short
+from minipelt.errors import InputError, plural, short
 from minipelt.glue import Example, make_example
 from minipelt.settings import Data, Run
 from minipelt.tools.records import records
@@ -82,8 +82,7 @@ def read_file(data: Data, path: str, label_needed: bool = True) -> list[Example]
             continue
         examples.append(make_example(texts, label))
     if bad:
-        rows = "1 bad row" if len(bad) == 1 else f"{len(bad):,} bad rows"
-        print(f"{path}: {rows} skipped, {len(examples):,} read; the first: {bad[0]}")
+        print(f"{path}: {plural(len(bad), 'bad row')} skipped, {len(examples):,} read; the first: {bad[0]}")
     if not examples:
         raise InputError(f"{path}: no rows; expected at least one")
     return examples
@@ -215,8 +214,7 @@ def select_by_place(data: Data, path: str, label_needed: bool) -> Iterator:
         elif isinstance(record, InputError):
             yield number, record
         elif len(record) != width:
-            columns = "1 column" if len(record) == 1 else f"{len(record)} columns"
-            yield number, InputError(f"{place}: {columns}; expected {width}")
+            yield number, InputError(f"{place}: {plural(len(record), 'column')}; expected {width}")
         else:
             yield number, pick_cells(data, record, places, place, label_needed)
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from minipelt import loop
 from minipelt.batches import encode
 from minipelt.bert import BertClassifier
-from minipelt.errors import InputError
+from minipelt.errors import InputError, plural
 from minipelt.experiment import load_run, score
 from minipelt.files import write_text
 from minipelt.gate import mean_gates, record_gates
@@ -88,7 +88,7 @@ def print_score(task, examples, logits):
         return
     scores = score(task, logits[labelled], torch.tensor([examples[number].label for number in labelled]))
     shown = ", ".join(f"{name} {100 * value:.2f}" for name, value in scores.items())
-    rows = "1 row" if len(examples) == 1 else f"{len(examples):,} rows"
+    rows = plural(len(examples), "row")
     if len(labelled) < len(examples):
         rows = f"the {len(labelled):,} of {rows} that have a label"
     print(f"{shown} on {rows}")
@@ -199,6 +199,5 @@ def predict_file(predictor, path, output, gates):
                 print_answer(task, example, row)
     if output is not None:
         save_predictions(output, task, examples, logits)
-        predictions = "1 prediction" if len(examples) == 1 else f"{len(examples):,} predictions"
-        print(f"{output}: {predictions}")
+        print(f"{output}: {plural(len(examples), 'prediction')}")
     print_score(task, examples, logits)

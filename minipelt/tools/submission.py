@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from minipelt.errors import InputError
+from minipelt.errors import InputError, plural
 from minipelt.files import write_text
 from minipelt.glue import Task, read
 
@@ -33,8 +33,7 @@ def write_submissions(task: Task, predict: Callable, glue: str, out: str) -> Non
         lines = submission_lines(task, predict(rows))
         path = Path(out) / name
         write_text(path, "\n".join(lines) + "\n")
-        predictions = "1 prediction" if len(rows) == 1 else f"{len(rows):,} predictions"
-        print(f"{path}: {predictions}")
+        print(f"{path}: {plural(len(rows), 'prediction')}")
 
 
 def submission_lines(task: Task, logits) -> list[str]:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from minipelt.errors import InputError
+from minipelt.errors import InputError, plural
 from minipelt.experiment import choose_device, load_base, load_run
 from minipelt.settings import Run
 from minipelt.unipelt import detach, slots
@@ -201,9 +201,8 @@ class Switchboard(nn.Module):
         if isinstance(names, str):
             names = [names] * batch_size
         if len(names) != batch_size:
-            wrong = "1 name" if len(names) == 1 else f"{len(names)} names"
-            rows = "1 row" if batch_size == 1 else f"{batch_size} rows"
-            raise InputError(f"{wrong} for {rows}; expected one name for all, or one for each")
+            wrong = f"{plural(len(names), 'name')} for {plural(batch_size, 'row')}"
+            raise InputError(f"{wrong}; expected one name for all, or one for each")
         for name in names:
             if name not in self.names:
                 raise InputError(f"unknown run {name!r}; expected one of {', '.join(self.names)}")

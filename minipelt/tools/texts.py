@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from minipelt.errors import InputError, complain
+from minipelt.errors import InputError, complain, plural
 from minipelt.files import BYTE_ORDER_MARK, read_lines
 from minipelt.glue import Example, Task, make_example
 from minipelt.settings import Data, Run
@@ -64,9 +64,8 @@ def parse_line(line: str, task: Task, place: str) -> Example:
     """A line of text -> Example. Raises InputError, naming the place, if the task wants another number of texts."""
     texts = line.split("\t")
     if len(texts) != len(task.columns):
-        found = "1 column" if len(texts) == 1 else f"{len(texts)} columns"
         wanted = "one text without a tab" if len(task.columns) == 1 else "two texts with a tab between"
-        raise InputError(f"{place}: {found}; {task.name} takes {wanted}")
+        raise InputError(f"{place}: {plural(len(texts), 'column')}; {task.name} takes {wanted}")
     return make_example(texts, None)
 
 

@@ -16,7 +16,7 @@ from minipelt.batches import encode
 from minipelt.commands import DEFAULT_THREADS, ECONOMY, given
 from minipelt.commands.train import DEFAULT_METHOD, DEFAULT_OUT
 from minipelt.economy import what_the_machine_has
-from minipelt.errors import InputError, complain, describe_os_error
+from minipelt.errors import InputError, complain, describe_os_error, plural
 from minipelt.experiment import choose_device, load_run, new_folder, prepare, run_experiment, test
 from minipelt.glue import find_data, get_task
 from minipelt.progress import say
@@ -30,7 +30,6 @@ from minipelt.settings import (
     Run,
     default_learning_rate,
     full_path,
-    plural,
 )
 from minipelt.tools import distributed
 from minipelt.tools.owndata import listing, own_data, own_name, reader
