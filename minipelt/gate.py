@@ -59,7 +59,7 @@ def recorder(kept):
     """A forward hook that appends a gate's values, (B,), to a list."""
 
     def record(gate, inputs, g):
-        kept.append(g.detach().flatten().cpu())
+        kept.append(g.detach().flatten().float().cpu())  # float: after a pass in bfloat16, too
 
     return record
 

@@ -14,6 +14,7 @@ from minipelt.bert import BertClassifier
 from minipelt.economy import arithmetic_of, memory_advice, recompute_layers, use_bfloat16, what_the_machine_has
 from minipelt.errors import InputError
 from minipelt.experiment import new_folder, prepare, run_experiment
+from minipelt.gate import record_gates
 from minipelt.loop import loss_function, train
 from minipelt.settings import Method, Recipe, Run
 from minipelt.unipelt import attach, trained_parameters
@@ -100,6 +101,14 @@ def test_a_product_outside_of_the_model_is_as_exact_as_the_run(precision, dtype)
     with arithmetic_of(Run("sst2", SMALL, Recipe(1e-3), precision=precision), CPU):
         assert (x @ x).dtype == dtype
     assert (x @ x).dtype == torch.float32
+
+
+def test_gates_of_a_bfloat16_pass_are_averaged_in_float32():
+    model = attach(BertClassifier(tiny_bert(), 2), Method("apl")).eval()
+    use_bfloat16(model)
+    with record_gates(model) as recorded:
+        model(*a_batch()[0])
+    assert {each.dtype for values in recorded.values() for each in values} == {torch.float32}
 
 
 def test_a_loss_of_bfloat16_logits_is_computed_in_float32():

@@ -14,7 +14,7 @@ from minipelt.files import (
     append_json_lines,
     load_json,
     make_folder,
-    place,
+    move_into_place,
     read_bytes,
     read_lines,
     save_json,
@@ -122,10 +122,10 @@ def test_of_two_downloads_at_once_the_first_stays(tmp_path):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-        place(tmp_path / name, tmp_path / "placed")
+        move_into_place(tmp_path / name, tmp_path / "placed")
     assert (tmp_path / "placed" / "file").read_text() == "first"
     with pytest.raises(OSError):
-        place(tmp_path / "second", tmp_path / "nowhere" / "placed")
+        move_into_place(tmp_path / "second", tmp_path / "nowhere" / "placed")
 
 
 def test_a_scratch_folder_is_gone_afterwards(tmp_path):

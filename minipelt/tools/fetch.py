@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 from minipelt.errors import InputError
-from minipelt.files import place, read_lines, scratch_folder
+from minipelt.files import move_into_place, read_lines, scratch_folder
 from minipelt.glue import TASKS, get_task
 from minipelt.progress import progress_bar
 
@@ -82,7 +82,7 @@ def fetch(task, root="glue", base_url=BASE_URL, sleep=time.sleep):
             for name, sha256 in MRPC_FILES.items():
                 download(base_url + name, scratch / Path(name).name, sha256, sleep)
             build_mrpc(scratch, part)
-        place(part, folder)
+        move_into_place(part, folder)
     return folder
 
 

@@ -221,8 +221,10 @@ class LiveRuns:
         """What a saved page needs: the runs, and for every example and state what it would have asked for.
 
         names: of the runs. examples: [{"texts": [...], "label": of the dev set, or None}]. Raises InputError for an
-        unknown run, before any work is done.
+        unknown run, or for none, before any work is done.
         """
+        if not names:
+            raise InputError("no run to keep; expected at least one")
         kept = []
         for opened in [self.find(name) for name in names]:
             self.survey_run(opened.name)

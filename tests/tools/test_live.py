@@ -351,6 +351,8 @@ def test_a_page_with_an_unknown_run_is_no_fault_of_the_server(server, folders, r
     examples = [{"texts": [TEXT], "label": None}]
     status, found = post(server, "/api/save", {"runs": [folders["lora"].name, "nope"], "examples": examples})
     assert status == 400 and found["error"].startswith("unknown run 'nope'; expected one of ")
+    status, found = post(server, "/api/save", {"runs": [], "examples": examples})
+    assert status == 400 and found["error"] == "no run to keep; expected at least one"
 
 
 def test_what_is_too_large_or_not_json_or_not_there(server):
