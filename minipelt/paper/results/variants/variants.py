@@ -32,7 +32,7 @@ from minipelt.paper.tables import mean_and_deviation, paired_t_test
 from minipelt.settings import Method, Recipe, Run, default_learning_rate
 
 HERE = Path(__file__).parent
-PROTOCOL = {"k": 100, "valid_rows": 300, "precision": "bf16"}
+PROTOCOL = {"k": 100, "valid_rows": 300}
 EPOCHS, PATIENCE = 20, 10
 
 
@@ -77,18 +77,19 @@ class Constant(Gate):
         return super().forward(torch.ones_like(x[:, :, :1]), mask)
 
 
-class Fast(nn.Linear):
-    """A Linear whose result counts ten times, from a tenth of the weights: Adam moves it ten times as fast."""
+class Paced(nn.Linear):
+    """A Linear whose result counts `speed` times, from weights as much smaller: Adam moves it `speed` times as fast."""
 
-    def __init__(self, linear):
+    def __init__(self, linear, speed):
         super().__init__(linear.in_features, linear.out_features)
+        self.speed = speed
         with torch.no_grad():
-            self.weight.copy_(linear.weight / 10)
-            self.bias.copy_(linear.bias / 10)
+            self.weight.copy_(linear.weight / speed)
+            self.bias.copy_(linear.bias / speed)
 
     def forward(self, x):
         """As Linear.forward."""
-        return 10 * super().forward(x)
+        return self.speed * super().forward(x)
 
 
 def closing_prefix(model, start=0.5):
@@ -134,7 +135,13 @@ def fast_gates(model):
     """Gates learn ten times as fast as the rest."""
     for module in model.modules():
         if isinstance(module, Gate):
-            module.linear = Fast(module.linear)
+            module.linear = Paced(module.linear, 10)
+
+
+def slow_network(model):
+    """The network that makes the prefixes learns a tenth as fast as the rest."""
+    network = model.bert.prefix.network
+    network[1], network[3] = Paced(network[1], 0.1), Paced(network[3], 0.1)
 
 
 def several(*changes):
@@ -161,6 +168,8 @@ VARIANTS = {
     "gate times alpha / R": ("apl", keep_alpha),
     "constant gates": ("apl", constant_gates),
     "fast gates": ("apl", fast_gates),
+    "slow prefix network": ("apl", slow_network),
+    "slow prefix network, alpha / R": ("apl", several(slow_network, keep_alpha)),
     "closing prefix from 0.02, alpha / R": ("apl", several(shut_prefix, keep_alpha)),
     "al, alpha / R": ("al", keep_alpha),
 }
