@@ -13,7 +13,8 @@ from minipelt.__main__ import main
 from minipelt.commands import COMMANDS
 from minipelt.glue import get_task
 from minipelt.paper.grid import grid
-from minipelt.paper.results import read_results, settings
+from minipelt.paper.results import read_results, read_sweep, settings
+from minipelt.paper.tables import label, score
 from minipelt.settings import Method
 
 RESULTS = Path(minipelt.paper.__file__).parent / "results"
@@ -53,7 +54,7 @@ def test_every_command_parses():
             get_task(args.task)
 
 
-@pytest.mark.parametrize("folder", ["k100", "figure3", "figure3-k500", "others"])
+@pytest.mark.parametrize("folder", ["k500", "k100", "heads-k100", "figure3", "figure3-k500", "others"])
 def test_the_commands_are_those_of_the_results(folder):
     """Each run on record is in the grid of a command that writes into its folder, and no other run is."""
     sweeps = [line for line in commands() if " sweep " in line and line.endswith(f" --out results/{folder}")]
@@ -72,12 +73,30 @@ def test_the_links_lead_somewhere():
         assert (RESULTS / target).is_file(), target
 
 
-def test_the_tables_of_the_grid_are_those_of_the_report():
-    report = (RESULTS / "k100/report.md").read_text(encoding="utf-8").splitlines()
-    rows = [line for line in section("The paper's grid at K = 100").splitlines() if line.startswith("| ")]
-    assert len(rows) > 30
+@pytest.mark.parametrize("folder, title, tables", [
+    ("k500", "K = 500: three tasks that this base learns", 2),
+    ("k100", "The paper's grid at K = 100", 3),
+])
+def test_the_tables_of_the_grid_are_those_of_the_report(folder, title, tables):
+    report = (RESULTS / folder / "report.md").read_text(encoding="utf-8").splitlines()
+    found = [block for block in section(title).split("\n\n") if block.startswith("| ")][:tables]
+    rows = "\n".join(found).splitlines()
+    assert len(found) == tables and len(rows) > 20
     for row in rows:
         assert row in report, row
+
+
+def test_bfloat16_stands_beside_float32_as_measured():
+    """Every cell: seed 1 in float32 and in bf16."""
+    scores = []
+    for folder in ("k500", "k500-bf16"):
+        lines = [line for line in read_sweep(RESULTS / folder / "results.jsonl") if line.run.recipe.seed == 1]
+        scores.append({(label(line.run), line.run.task): f"{score(line):.2f}" for line in lines})
+    pair = r"([\d.]+), ([\d.]+) \|"
+    stated = re.findall(rf"^\| `([\w-]+)` \| {pair} {pair} {pair}$", README, flags=re.MULTILINE)
+    assert len(stated) == 8
+    for method, *cells in stated:
+        assert cells == [each[method, task] for task in ("sst2", "stsb", "qqp") for each in scores]
 
 
 def test_the_figure_s_table_is_that_of_the_reports():
