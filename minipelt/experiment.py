@@ -187,7 +187,8 @@ def run_in(folder, prepared, say, resume, save_seconds, wrap):
     results = test(model, run.spec, rows["test"])
     results["validation"] = results["test"]
     if rows["validation"] is not rows["test"]:
-        results["validation"] = test(model, run.spec, rows["validation"])["test"]
+        logits = predict(wrapped, rows["validation"])  # as after every epoch; several processes share the rows
+        results["validation"] = score(run.spec, logits, rows["validation"].labels)
     results["best_epoch"] = reports[-1]["best_epoch"]
     results["epochs"] = len(reports)
     results["train_seconds"] = sum(report["train_seconds"] for report in reports)
