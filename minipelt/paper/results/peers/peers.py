@@ -1,28 +1,30 @@
 """minipelt beside the libraries that people use, on the same rows: fine-tuning, LoRA, adapter and UniPELT.
 
     pip install transformers==4.57.6 peft==0.21.2 adapters==1.3.0      beside minipelt; it needs none of them itself
-    python minipelt/paper/results/peers/peers.py --glue glue           48 runs, a line each in peers.jsonl
+    python minipelt/paper/results/peers/peers.py --glue glue           24 runs, a line each in peers.jsonl
     python minipelt/paper/results/peers/peers.py --table               peers.md, from the lines alone
 
-The same base, all-MiniLM-L6-v2; the same rows, tokens, batches and order; the same start of the head (of a regression
-at the mean score of its training rows). Both sides go through minipelt's own loop: AdamW at minipelt's default rate of
-the method, ft 1e-4 and all else 1e-3, no decay on vectors, warm-up, clipping, at most 10 epochs, and the best of them
-on 300 validation rows, which is then scored by minipelt's metrics on the whole dev set. Only the model differs, and its
-noise: every library draws its own start and its own dropout. foreign.py says what each model is; before a method's
-first run on a task, minipelt's numbers are put into the library's model and must give its logits to 1e-5.
+minipelt's own side is on record, in ../k500: the library's model takes its place in the same runs. The same base,
+all-MiniLM-L6-v2; the same rows, tokens, batches and order; the same start of the head (of a regression at the mean
+score of its training rows). Both sides go through minipelt's own loop: AdamW at minipelt's default rate of the method,
+ft 1e-4 and all else 1e-3, no decay on vectors, warm-up, clipping, at most 10 epochs, and the best of them on 300
+validation rows, which is then scored by minipelt's metrics on the whole dev set. Only the model differs, and its noise:
+every library draws its own start and its own dropout. foreign.py says what each model is; before a method's first run
+on a task, minipelt's numbers are put into the library's model and must give its logits to 1e-5.
 
 What is on record is not done again, so the command can be stopped and repeated.
 """
 
 import argparse
 import sys
+from collections import defaultdict
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
 import torch
 
-from minipelt.errors import run_command
+from minipelt.errors import InputError, run_command
 from minipelt.experiment import prepare, score
 from minipelt.files import alone_in, make_folder, write_text
 from minipelt.identity import git_commit
@@ -38,25 +40,24 @@ from minipelt.weights import find
 
 METHODS = ("ft", "lora", "adapter", "apl")
 TASKS = ("sst2", "stsb")
-SIDES = ("minipelt", "library")
 HERE = Path(__file__).resolve().parent
+OURS = HERE.parent / "k500" / "results.jsonl"
 
 
 # ---- one run
 
 
-def run_of(task: str, method: str, seed: int, args) -> Run:
-    """The settings of a run, the same for both sides."""
+def run_of(task: str, method: str, seed: int, glue: str) -> Run:
+    """The settings of a run: ../k500's."""
     method = Method(method)
-    recipe = Recipe(default_learning_rate(method), epochs=args.epochs, seed=seed)
-    return Run(task, method, recipe, glue=args.glue, k=args.k, valid_rows=args.valid_rows, device="cpu")
+    recipe = Recipe(default_learning_rate(method), epochs=10, seed=seed)
+    return Run(task, method, recipe, glue=glue, k=500, valid_rows=300, device="cpu")
 
 
-def do_run(run: Run, side: str, shared: Shared) -> dict:
-    """Train and test one model. Returns its results."""
-    _, model, rows = prepare(run, shared.load, shared.read)
-    if side == "library":
-        model = foreign().build(model, find(run.model), run.method.name, run.recipe.seed)
+def do_run(run: Run, shared: Shared) -> dict:
+    """Train and test the library's model. Returns its results."""
+    _, ours, rows = prepare(run, shared.load, shared.read)
+    model = foreign().build(ours, find(run.model), run.method.name, run.recipe.seed)
     metric = run.spec.metrics[0]
     trained = trained_parameters(model)
 
@@ -99,66 +100,73 @@ def check(run: Run, shared: Shared) -> float:
 def do_runs(args) -> None:
     """Do what is not on record, seed by seed."""
     torch.set_num_threads(1)
-    done = {(run.task, run.method.name, run.recipe.seed, record["side"]) for run, record in read_results(args.out)}
+    done = {(run.task, run.method.name, run.recipe.seed) for run, _ in read_results(args.out)}
     shared = Shared()
     checked = {}
-    for seed, task, method, side in product(args.seeds, args.tasks, args.methods, SIDES):
-        if (task, method, seed, side) in done:
+    for seed, task, method in product(args.seeds, args.tasks, args.methods):
+        if (task, method, seed) in done:
             continue
-        run = run_of(task, method, seed, args)
+        run = run_of(task, method, seed, args.glue)
         if (task, method) not in checked:
             checked[task, method] = check(run, shared)
             print(f"{task} {method}: logits agree to {checked[task, method]:.1e}", flush=True)
         library = foreign().LIBRARIES[method]
-        line = {"run": asdict(settings(run)), "side": side, "agreement": checked[task, method]}
-        line |= {"results": do_run(run, side, shared), "commit": git_commit()}
-        names = (torch, library) if side == "library" else (torch,)
-        line["versions"] = {each.__name__: each.__version__ for each in names}
+        line = {"run": asdict(settings(run)), "agreement": checked[task, method]}
+        line |= {"results": do_run(run, shared), "commit": git_commit()}
+        line["versions"] = {each.__name__: each.__version__ for each in (torch, library)}
         append(args.out, line)
         test = line["results"]["test"][run.spec.metrics[0]]
-        print(f"{run.name} {side}: {100 * test:.2f}, epoch {line['results']['best_epoch']}", flush=True)
+        print(f"{run.name}, {library.__name__}: {100 * test:.2f}, epoch {line['results']['best_epoch']}", flush=True)
 
 
 # ---- the table
 
 
-def table(lines: list[Line]) -> str:
-    """Mean and deviation over seeds of both sides, and their difference with a paired t-test."""
-    found = {}
+def table(lines: list[Line], ours: list[Line]) -> str:
+    """Mean and deviation over seeds of both sides, and their difference with a paired t-test.
+
+    lines: the libraries' runs. ours: minipelt's, of which those with the same settings count.
+    """
+    own_scores = {settings(run): 100 * record["results"]["test"][run.spec.metrics[0]] for run, record in ours}
+    own, theirs, libraries = defaultdict(dict), defaultdict(dict), {}
     for run, record in lines:
-        value = 100 * record["results"]["test"][run.spec.metrics[0]]
-        cell = found.setdefault((run.task, run.method.name), {side: {} for side in (*SIDES, "library's name")})
-        cell[record["side"]][run.recipe.seed] = value
-        if record["side"] == "library":
-            cell["library's name"] = " ".join(list(record["versions"].items())[-1])
+        place, seed = (run.task, run.method.name), run.recipe.seed
+        own[place][seed] = own_scores[settings(run)]
+        theirs[place][seed] = 100 * record["results"]["test"][run.spec.metrics[0]]
+        libraries[place] = " ".join(list(record["versions"].items())[-1])
     rows = []
     for task, method in product(TASKS, METHODS):
-        cell = found.get((task, method))
-        if cell is None or not all(cell[side] for side in SIDES):
+        place = task, method
+        if place not in theirs:
             continue
-        difference, p, seeds = paired_t_test(cell["minipelt"], cell["library"])
+        difference, p, seeds = paired_t_test(own[place], theirs[place])
         texts = []
-        for side in SIDES:
-            mean, deviation = mean_and_deviation(cell[side])
-            texts.append(f"{mean:.2f}<sub>{number(deviation)}</sub>")
+        for scores in (own[place], theirs[place]):
+            mean, deviation = mean_and_deviation(scores)
+            texts.append(f"{mean:.2f}<sub>{number(deviation, 1)}</sub>")
         shown = f"{difference:+.2f}"
-        rows.append([task, f"`{method}`", texts[0], cell["library's name"], texts[1], shown, number(p), str(seeds)])
+        rows.append([task, f"`{method}`", texts[0], libraries[place], texts[1], shown, number(p), str(seeds)])
     return markdown(["task", "method", "minipelt", "library", "its score", "difference", "p", "seeds"], rows)
 
 
-def write_table(args) -> None:
-    """peers.md beside the lines."""
-    lines = read_results(args.out)
-    text = (
+def check_ours(lines: list[Line], ours: list[Line], path: Path) -> None:
+    """Raise InputError unless minipelt's side of every line is in the sweep's file."""
+    known = {settings(run) for run, _ in ours}
+    for run, _ in lines:
+        if settings(run) not in known:
+            raise InputError(f"{path}: no {run.name} with the settings of peers.py; expected ../k500's sweep")
+
+
+def report(lines: list[Line], ours: list[Line]) -> str:
+    """What peers.md says."""
+    return (
         "# minipelt beside its peers\n\n"
-        f"{len(lines)} runs; scores in percent on the whole dev set, small their standard deviations over seeds "
-        "(n - 1); differences are minipelt's score minus the library's, with the two-sided p of a paired t-test, "
-        "nothing corrected for the number of tests. What is equal on both sides, and what is not: "
-        "[peers.py](peers.py) and [foreign.py](foreign.py).\n\n"
-        f"{table(lines)}\n"
+        f"{len(lines)} runs of libraries beside minipelt's own of [k500](../k500/report.md). Scores in percent on the "
+        "whole dev set, small their standard deviations over seeds (n - 1); differences are minipelt's score minus the "
+        "library's, with the two-sided p of a paired t-test, nothing corrected for the number of tests. What is equal "
+        "on both sides, and what is not: [peers.py](peers.py) and [foreign.py](foreign.py).\n\n"
+        f"{table(lines, ours)}\n"
     )
-    write_text(args.out.with_suffix(".md"), text)
-    print(text)
 
 
 def main() -> int:
@@ -168,10 +176,8 @@ def main() -> int:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="N")
     parser.add_argument("--glue", default="glue", metavar="FOLDER", help="where the official TSVs are")
-    parser.add_argument("--k", type=int, default=500, metavar="K", help="training rows")
-    parser.add_argument("--epochs", type=int, default=10, metavar="N")
-    parser.add_argument("--valid-rows", type=int, default=300, metavar="N")
     parser.add_argument("--out", type=Path, default=HERE / "peers.jsonl", metavar="FILE", help="a line a run")
+    parser.add_argument("--ours", type=Path, default=OURS, metavar="FILE", help="minipelt's lines, of a sweep")
     parser.add_argument("--table", action="store_true", help="only write the table of what is on record")
     args = parser.parse_args()
     if not args.table:
@@ -179,7 +185,11 @@ def main() -> int:
         with alone_in(args.out.parent):
             mend(args.out)
             do_runs(args)
-    write_table(args)
+    lines, ours = read_results(args.out), read_results(args.ours)
+    check_ours(lines, ours, args.ours)
+    text = report(lines, ours)
+    write_text(args.out.with_suffix(".md"), text)
+    print(text)
     return 0
 
 
