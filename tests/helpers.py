@@ -6,6 +6,7 @@ import string
 import subprocess
 import sys
 from dataclasses import asdict
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import torch
@@ -90,6 +91,20 @@ def launch(command, folder):
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=ENVIRONMENT)
     assert not result.returncode, result.stdout + result.stderr
     return result.stdout
+
+
+def load_script(path):
+    """A Python file that lies outside the package, as a module."""
+    spec = spec_from_file_location(path.stem, path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def call_script(script, monkeypatch, *arguments):
+    """Run a script's command line, in this process. Fails if it fails."""
+    monkeypatch.setattr(sys, "argv", [Path(script.__file__).name, *map(str, arguments)])
+    assert script.main() == 0
 
 
 def sweep_record(task, method, seed, score, k=100, glue="glue", model=DEFAULT_MODEL, data=None, **settings):

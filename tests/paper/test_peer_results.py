@@ -1,12 +1,11 @@
 """results/peers/peers.py: the libraries' runs stand beside minipelt's of the same settings, and beside no others."""
 
 import json
-import sys
 from dataclasses import asdict, replace
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from helpers import call_script, load_script
 
 import minipelt.paper
 from minipelt.paper.results import settings
@@ -17,16 +16,7 @@ FOLDER = Path(minipelt.paper.__file__).parent / "results/peers"
 @pytest.fixture
 def script():
     """peers.py, which lies outside the package."""
-    spec = spec_from_file_location("peers", FOLDER / "peers.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(script, monkeypatch, *arguments):
-    """Run the command line."""
-    monkeypatch.setattr(sys, "argv", ["peers.py", "--table", *map(str, arguments)])
-    assert script.main() == 0
+    return load_script(FOLDER / "peers.py")
 
 
 def line_of(run, score, **more):
@@ -36,7 +26,7 @@ def line_of(run, score, **more):
 
 def test_the_committed_table_comes_out_again(script, monkeypatch, tmp_path):
     (tmp_path / "peers.jsonl").write_bytes((FOLDER / "peers.jsonl").read_bytes())
-    call(script, monkeypatch, "--out", tmp_path / "peers.jsonl")
+    call_script(script, monkeypatch, "--table", "--out", tmp_path / "peers.jsonl")
     assert (tmp_path / "peers.md").read_text("utf-8") == (FOLDER / "peers.md").read_text("utf-8")
 
 
@@ -50,14 +40,15 @@ def test_differences_are_paired_by_seed(script, monkeypatch, tmp_path):
     theirs = [line_of(run, score, versions=versions) for run, score in zip(runs[:2], (0.75, 0.70), strict=True)]
     (tmp_path / "ours.jsonl").write_text("".join(ours))
     (tmp_path / "peers.jsonl").write_text("".join(theirs))
-    call(script, monkeypatch, "--out", tmp_path / "peers.jsonl", "--ours", tmp_path / "ours.jsonl")
+    call_script(script, monkeypatch, "--table", "--out", tmp_path / "peers.jsonl", "--ours", tmp_path / "ours.jsonl")
     row = "| sst2 | `lora` | 62.50<sub>17.7</sub> | peft 0.1 | 72.50<sub>3.5</sub> | -10.00 | 0.50 | 2 |"
     assert row in (tmp_path / "peers.md").read_text("utf-8")
 
 
-def test_a_run_that_is_not_in_the_sweep_is_named(script, monkeypatch, tmp_path, capsys):
+def test_a_run_that_is_not_in_the_sweep_is_named(script, monkeypatch, tmp_path):
     run = script.run_of("stsb", "ft", 7, "anywhere")
-    (tmp_path / "ours.jsonl").write_text("")
+    sweep = tmp_path / "ours.jsonl"
+    sweep.write_text("")
     (tmp_path / "peers.jsonl").write_text(line_of(run, 0.5, versions={"torch": "2", "peft": "0.1"}))
     with pytest.raises(script.InputError, match="ours.jsonl: no stsb-ft-k500-seed7 "):
-        call(script, monkeypatch, "--out", tmp_path / "peers.jsonl", "--ours", tmp_path / "ours.jsonl")
+        call_script(script, monkeypatch, "--table", "--out", tmp_path / "peers.jsonl", "--ours", sweep)

@@ -1,12 +1,11 @@
 """results/variants/variants.py: what is on record is read, and not done again, whatever a kill left behind."""
 
 import json
-import sys
 from dataclasses import asdict
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from helpers import call_script, load_script
 
 import minipelt.paper
 from minipelt.paper.results import read_results, settings
@@ -18,10 +17,7 @@ FOLDER = Path(minipelt.paper.__file__).parent / "results/variants"
 @pytest.fixture
 def chapter():
     """variants.py, which lies outside the package."""
-    spec = spec_from_file_location("variants", FOLDER / "variants.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(FOLDER / "variants.py")
 
 
 def line_of(task, name, seed, glue="glue", validation=0.5):
@@ -30,14 +26,8 @@ def line_of(task, name, seed, glue="glue", validation=0.5):
     return {"variant": name, "task": task, "seed": seed, "validation": validation, "run": asdict(settings(run))}
 
 
-def call(chapter, monkeypatch, *arguments):
-    """Run the command line."""
-    monkeypatch.setattr(sys, "argv", ["variants.py", *map(str, arguments)])
-    assert chapter.main() == 0
-
-
 def test_every_run_on_record_is_in_the_table(chapter, monkeypatch, capsys):
-    call(chapter, monkeypatch, "--table")
+    call_script(chapter, monkeypatch, "--table")
     header, _, *rows = capsys.readouterr().out.splitlines()
     assert header.startswith("| variant | ") and header.endswith(" | minus `apl` | p |")
     shown = {row.split(" | ")[0].removeprefix("| ") for row in rows if row.count("±")}
@@ -48,7 +38,7 @@ def test_the_table(chapter, monkeypatch, tmp_path, capsys):
     scores = {("apl", 1): 0.5, ("apl", 2): 0.6, ("al", 1): 0.6, ("al", 2): 0.7, ("fast gates", 1): 0.25}
     lines = [line_of("sst2", name, seed, validation=score) for (name, seed), score in scores.items()]
     (tmp_path / "variants.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    call(chapter, monkeypatch, "--table", "--out", tmp_path / "variants.jsonl")
+    call_script(chapter, monkeypatch, "--table", "--out", tmp_path / "variants.jsonl")
     shown = capsys.readouterr().out
     for row in ("| apl | 55.0 ± 7.1 | +0.0 | 1.00 |", "| al | 65.0 ± 7.1 | +10.0 | 0.00 |",
                 "| fast gates | 25.0 ± -- | -25.0 | -- |", "| lora |  |  |  |"):
@@ -69,6 +59,6 @@ def test_a_killed_command_goes_on_where_it_was(chapter, monkeypatch, tmp_path):
 
     monkeypatch.setattr(chapter, "do_run", do_run)
     for _ in range(2):
-        call(chapter, monkeypatch, "--tasks", "stsb", "--variants", "al", "apl", "--seeds", "2", "--out", path)
+        call_script(chapter, monkeypatch, "--tasks", "stsb", "--variants", "al", "apl", "--seeds", "2", "--out", path)
     assert did == [("stsb", "apl", 1), ("stsb", "al", 2), ("stsb", "apl", 2)]
     assert path.read_text().startswith(first) and len(read_results(path)) == 4

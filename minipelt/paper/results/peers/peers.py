@@ -33,6 +33,7 @@ from minipelt.paper.report import markdown, number
 from minipelt.paper.results import Line, append, mend, read_results, settings
 from minipelt.paper.sweep import Shared
 from minipelt.paper.tables import mean_and_deviation, paired_t_test
+from minipelt.paper.tables import score as test_score
 from minipelt.progress import step_bar
 from minipelt.settings import Method, Recipe, Run, default_learning_rate
 from minipelt.unipelt import trained_parameters
@@ -122,17 +123,21 @@ def do_runs(args) -> None:
 # ---- the table
 
 
-def table(lines: list[Line], ours: list[Line]) -> str:
+def table(lines: list[Line], sweep: Path) -> str:
     """Mean and deviation over seeds of both sides, and their difference with a paired t-test.
 
-    lines: the libraries' runs. ours: minipelt's, of which those with the same settings count.
+    lines: the libraries' runs. sweep: the file of minipelt's, of which those with the same settings count. Raises
+    InputError if one of them is not there.
     """
-    own_scores = {settings(run): 100 * record["results"]["test"][run.spec.metrics[0]] for run, record in ours}
+    ours = {settings(line.run): line for line in read_results(sweep)}
     own, theirs, libraries = defaultdict(dict), defaultdict(dict), {}
-    for run, record in lines:
+    for line in lines:
+        run, record = line
+        if settings(run) not in ours:
+            raise InputError(f"{sweep}: no {run.name} with the settings of peers.py; expected ../k500's sweep")
         place, seed = (run.task, run.method.name), run.recipe.seed
-        own[place][seed] = own_scores[settings(run)]
-        theirs[place][seed] = 100 * record["results"]["test"][run.spec.metrics[0]]
+        own[place][seed] = test_score(ours[settings(run)])
+        theirs[place][seed] = test_score(line)
         libraries[place] = " ".join(list(record["versions"].items())[-1])
     rows = []
     for task, method in product(TASKS, METHODS):
@@ -149,23 +154,15 @@ def table(lines: list[Line], ours: list[Line]) -> str:
     return markdown(["task", "method", "minipelt", "library", "its score", "difference", "p", "seeds"], rows)
 
 
-def check_ours(lines: list[Line], ours: list[Line], path: Path) -> None:
-    """Raise InputError unless minipelt's side of every line is in the sweep's file."""
-    known = {settings(run) for run, _ in ours}
-    for run, _ in lines:
-        if settings(run) not in known:
-            raise InputError(f"{path}: no {run.name} with the settings of peers.py; expected ../k500's sweep")
-
-
-def report(lines: list[Line], ours: list[Line]) -> str:
-    """What peers.md says."""
+def report(lines: list[Line], sweep: Path) -> str:
+    """What peers.md says. The arguments are `table`'s."""
     return (
         "# minipelt beside its peers\n\n"
         f"{len(lines)} runs of libraries beside minipelt's own of [k500](../k500/report.md). Scores in percent on the "
         "whole dev set, small their standard deviations over seeds (n - 1); differences are minipelt's score minus the "
         "library's, with the two-sided p of a paired t-test, nothing corrected for the number of tests. What is equal "
         "on both sides, and what is not: [peers.py](peers.py) and [foreign.py](foreign.py).\n\n"
-        f"{table(lines, ours)}\n"
+        f"{table(lines, sweep)}\n"
     )
 
 
@@ -185,9 +182,7 @@ def main() -> int:
         with alone_in(args.out.parent):
             mend(args.out)
             do_runs(args)
-    lines, ours = read_results(args.out), read_results(args.ours)
-    check_ours(lines, ours, args.ours)
-    text = report(lines, ours)
+    text = report(read_results(args.out), args.ours)
     write_text(args.out.with_suffix(".md"), text)
     print(text)
     return 0
