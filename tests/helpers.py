@@ -107,11 +107,13 @@ def call_script(script, monkeypatch, *arguments):
     assert script.main() == 0
 
 
-def sweep_record(task, method, seed, score, k=100, glue="glue", model=DEFAULT_MODEL, data=None, **settings):
+def sweep_record(
+    task, method, seed, score, k=100, glue="glue", model=DEFAULT_MODEL, data=None, frozen_head=False, **settings
+):
     """A made-up line of a sweep's results.jsonl. score: of the task's metric, up to 1; settings: fields of Method."""
     method = Method(method, **settings)
     recipe = Recipe(default_learning_rate(method), seed=seed)
-    run = Run(task, method, recipe, k=k, glue="" if data else glue, model=model, data=data)
+    run = Run(task, method, recipe, k=k, glue="" if data else glue, model=model, data=data, frozen_head=frozen_head)
     results = {"test": {run.spec.metrics[0]: score}, "gates": {"adapter": [0.2, 0.6]} if method.gated else {}}
     parts = dict.fromkeys(method.parts, 0)  # the first part has all of them
     line = {"run": asdict(run), "parameters": parts | {method.parts[0]: 7, "head": 2, "base": 100}, "results": results}

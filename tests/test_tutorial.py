@@ -46,8 +46,8 @@ NUMBER = r"-?\d+(?:,\d{3})*(?:\.\d+)?"
 
 
 def tokens(text):
-    """The numbers and words of an output. Bars are left out: they are drawn from the number beside them."""
-    return re.findall(rf"{NUMBER}|[^\s\d]+", re.sub("[█░]", "", text))
+    """The numbers and words of an output."""
+    return re.findall(rf"{NUMBER}|[^\s\d]+", text)
 
 
 def same_token(shown, printed, share):
@@ -65,7 +65,7 @@ def same_output(shown, printed, share=0.02):
 
 
 def test_the_comparison_of_outputs():
-    assert same_output("loss 0.500 ██░ in 1,234 steps", "loss 0.505 ███ in 1,234 steps")
+    assert same_output("loss 0.500 in 1,234 steps", "loss 0.505 in 1,234 steps")
     assert same_output("ratio 1.0", "ratio 1.2", share=0.3)
     assert not same_output("ratio 1.0", "ratio 1.2")
     for other in ("loss 0.520 in 12 steps", "loss 0.500 in 13 steps", "cost 0.500 in 12 steps", "loss 0.500 in 12"):

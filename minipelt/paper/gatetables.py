@@ -20,7 +20,7 @@ import numpy as np
 from minipelt.errors import InputError
 from minipelt.glue import TASKS
 from minipelt.paper import numbers
-from minipelt.paper.report import markdown, number
+from minipelt.paper.markdown import markdown, number
 from minipelt.paper.results import Line, kind_of_rows
 from minipelt.paper.tables import company, label, order_of
 

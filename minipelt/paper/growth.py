@@ -26,8 +26,8 @@ from minipelt.files import load_json, make_folder, save_json, write_text
 from minipelt.paper import charts
 from minipelt.paper.flops import inference_flops, kept_bytes, training_flops
 from minipelt.paper.machine import describe_machine, memory_of_training
+from minipelt.paper.markdown import markdown, number
 from minipelt.paper.race import inference_step, keep_what_is_saved, take_turns, training_step
-from minipelt.paper.report import markdown, number
 from minipelt.settings import Method, Recipe
 from minipelt.unipelt import attach
 

@@ -15,30 +15,12 @@ from minipelt.errors import InputError, plural
 from minipelt.files import write_text
 from minipelt.glue import TASKS
 from minipelt.paper import charts
+from minipelt.paper.headtables import heads_section, make_head_tables
+from minipelt.paper.markdown import difference_table, markdown, number, plain_table
 from minipelt.paper.results import kind_of_rows, read_sweep, read_timing
 from minipelt.paper.tables import SETTINGS, Results, find_reference, label, make_tables
 
-# ---- Markdown
-
-
-def number(value, digits: int = 2) -> str:
-    """A number for people; an empty cell for none, -- for one that cannot be known. A text stays as it is."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int):
-        return f"{value:,}"
-    if math.isnan(value):
-        return "--"
-    return f"{value:.{digits}f}"
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    safe = [[cell.replace("|", "\\|") for cell in cells] for cells in lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in safe)
+# ---- tables of one report
 
 
 def ranked(cells: list[tuple]) -> list[str]:
@@ -79,22 +61,6 @@ def score_table(results: Results, k: int | None, rows: list[dict]) -> str:
     return markdown(["method", "parameters", *titles], lines)
 
 
-def difference_table(rows: list[dict], columns: list[str], title: str) -> str:
-    """A row a (K, method), a column a task: the difference, with its p. title: of the column with the methods.
-
-    columns: tasks, and `avg` behind them where they have an average.
-    """
-    lines = defaultdict(dict)
-    for row in rows:
-        p = "&lt;0.01" if row["p"] < 0.005 else number(row["p"])
-        lines[row["k"], row["method"]][row["task"]] = f"{row['difference']:+.2f}<sub>{p}</sub>"
-    texts = []
-    for (k, method), cells in lines.items():
-        texts.append([str(k), f"`{method}`", *(cells.get(task, "") for task in columns)])
-    titles = ["average" if task == "avg" else task for task in columns]
-    return markdown(["K", title, *titles], texts)
-
-
 def gates_markdown(rows: list[dict]) -> str:
     """Mean gates, a row a (K, task, method), a column a submodule."""
     submodules = list(dict.fromkeys(row["submodule"] for row in rows))
@@ -107,31 +73,20 @@ def gates_markdown(rows: list[dict]) -> str:
     return markdown(["K", "task", "method", *submodules], texts)
 
 
-def plain_table(rows: list[dict]) -> str:
-    """Rows of a table as they are; a setting is written as it was typed."""
-    def cell(name, value):
-        if name == "method":
-            return f"`{value}`"
-        if name in SETTINGS:
-            return f"{value:g}"
-        return number(value)
-
-    return markdown(list(rows[0]), [[cell(name, value) for name, value in row.items()] for row in rows])
-
-
 # ---- the report
 
 
 def report(results: Results, timing: dict | None) -> tuple[str, dict[str, list[dict]]]:
     """(the whole report as Markdown, the tables by the name of their CSV files). timing: what timing.json holds."""
     reference = find_reference(results)
-    tables = make_tables(results, timing, reference)
+    tables = make_tables(results, timing, reference) | make_head_tables(results)
     paragraphs = [
         *introduction(results),
         *scores_section(results, tables),
         *comparisons_section(results, tables, reference),
         *unions_section(tables),
         *gates_section(results, tables),
+        *heads_section(results, tables),
         *timing_section(timing, tables),
         *mean_gates_section(tables),
         *tradeoff_section(results, tables),

@@ -23,6 +23,7 @@ from minipelt.experiment import choose_device, prepare
 from minipelt.files import make_folder, save_json
 from minipelt.glue import find_data, get_task
 from minipelt.paper.machine import describe_machine, memory_of_training
+from minipelt.paper.markdown import markdown, number
 from minipelt.paper.peers import build_peers, find_libraries
 from minipelt.paper.race import (
     Contestant,
@@ -34,7 +35,6 @@ from minipelt.paper.race import (
     sizes,
     training_step,
 )
-from minipelt.paper.report import markdown, number
 from minipelt.paper.sweep import Shared
 from minipelt.settings import DEFAULT_MODEL, Method, Recipe, Run
 from minipelt.unipelt import count_parameters, kept_parameters

@@ -11,7 +11,8 @@ from helpers import sweep_record as record
 
 import minipelt.paper
 from minipelt.__main__ import main
-from minipelt.paper.report import difference_table, ranked
+from minipelt.paper.markdown import difference_table
+from minipelt.paper.report import ranked
 from minipelt.settings import Data, Run
 
 RESULTS = Path(minipelt.paper.__file__).parent / "results"

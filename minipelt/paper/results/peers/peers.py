@@ -29,7 +29,7 @@ from minipelt.experiment import prepare, score
 from minipelt.files import alone_in, make_folder, write_text
 from minipelt.identity import git_commit
 from minipelt.loop import make_optimizer, predict, train
-from minipelt.paper.report import markdown, number
+from minipelt.paper.markdown import markdown, number
 from minipelt.paper.results import Line, append, mend, read_results, settings
 from minipelt.paper.sweep import Shared
 from minipelt.paper.tables import mean_and_deviation, paired_t_test

@@ -26,7 +26,7 @@ from minipelt.identity import git_commit
 from minipelt.loop import make_optimizer, predict, train
 from minipelt.methods.lora import LoRA
 from minipelt.methods.prefix import Prefix
-from minipelt.paper.report import markdown, number
+from minipelt.paper.markdown import markdown, number
 from minipelt.paper.results import append, mend, read_results, settings
 from minipelt.paper.tables import mean_and_deviation, paired_t_test
 from minipelt.settings import Method, Recipe, Run, default_learning_rate
