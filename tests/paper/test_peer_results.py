@@ -30,6 +30,12 @@ def test_the_committed_table_comes_out_again(script, monkeypatch, tmp_path):
     assert (tmp_path / "peers.md").read_text("utf-8") == (FOLDER / "peers.md").read_text("utf-8")
 
 
+def test_the_results_page_has_the_committed_table():
+    page = (FOLDER.parent / "README.md").read_text("utf-8")
+    rows = [line for line in (FOLDER / "peers.md").read_text("utf-8").splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 8 and "\n".join(rows) in page
+
+
 def test_differences_are_paired_by_seed(script, monkeypatch, tmp_path):
     """Of minipelt's lines those with other settings, a lower rate here, do not count."""
     runs = [script.run_of("sst2", "lora", seed, "anywhere") for seed in (1, 2, 3)]
