@@ -20,7 +20,7 @@ import numpy as np
 from minipelt.errors import InputError
 from minipelt.glue import TASKS
 from minipelt.paper import numbers
-from minipelt.paper.markdown import markdown, number
+from minipelt.paper.markdown import markdown, number, with_deviation
 from minipelt.paper.results import Line, kind_of_rows
 from minipelt.paper.tables import company, label, order_of
 
@@ -148,15 +148,9 @@ def by_seed(study: Study, task: str, case: str | None, minus_as_is: bool = False
 # ---- Markdown
 
 
-def cell(mean: float, spread: float, digits: int = 2, sign: str = "") -> str:
-    """A mean with its deviation."""
-    mean = round(mean, digits) + 0.0  # no -0.00
-    return f"{mean:{sign}.{digits}f}<sub>{number(spread, digits)}</sub>"
-
-
 def score_cell(values: list[float], sign: str = "") -> str:
     """Scores, or differences of scores, by seed -> mean and deviation; empty for none."""
-    return cell(np.mean(values), deviation(values).item(), sign=sign) if values else ""
+    return with_deviation(np.mean(values), deviation(values).item(), (2, 2), sign) if values else ""
 
 
 def spread_table(study: Study, when: str = "gates") -> str:
@@ -175,7 +169,8 @@ def task_table(study: Study) -> str:
         for submodule in study.submodules:
             found = spreads_of_task(study, task, submodule)
             over_seeds, _ = found.pop("over seeds")
-            rows.append([task, submodule, *(cell(*each, digits=3) for each in found.values()), number(over_seeds, 3)])
+            means = [with_deviation(*each, (3, 3)) for each in found.values()]
+            rows.append([task, submodule, *means, number(over_seeds, 3)])
     return markdown(["task", "gates of", "mean gate", *SPREADS[:3]], rows)
 
 

@@ -8,7 +8,7 @@ and the mean is over those.
 from collections.abc import Iterator
 
 from minipelt.paper import numbers
-from minipelt.paper.markdown import difference_table, markdown, number, plain_table
+from minipelt.paper.markdown import difference_table, markdown, plain_table, with_deviation
 from minipelt.paper.tables import Results, mean_and_deviation, paired_t_test, parts_of_union, upper_bound
 
 FROZEN = "-frozenhead"
@@ -131,7 +131,4 @@ def both_ways(results: Results, k: int | None, tasks: list[str]) -> str:
 
 def cell(scores: dict[int, float]) -> str:
     """Mean with deviation; nothing where nothing was measured."""
-    if not scores:
-        return ""
-    mean, deviation = mean_and_deviation(scores)
-    return f"{mean:.2f}<sub>{number(deviation, 1)}</sub>"
+    return with_deviation(*mean_and_deviation(scores)) if scores else ""

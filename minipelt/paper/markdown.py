@@ -19,6 +19,12 @@ def number(value, digits: int = 2) -> str:
     return f"{value:.{digits}f}"
 
 
+def with_deviation(mean: float, deviation: float, digits: tuple[int, int] = (2, 1), sign: str = "") -> str:
+    """A mean, and behind it, small, its deviation. digits: of both; sign: "+" for differences."""
+    mean = round(mean, digits[0]) + 0.0  # no -0.00
+    return f"{mean:{sign}.{digits[0]}f}<sub>{number(deviation, digits[1])}</sub>"
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]

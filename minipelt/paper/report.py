@@ -16,7 +16,7 @@ from minipelt.files import write_text
 from minipelt.glue import TASKS
 from minipelt.paper import charts
 from minipelt.paper.headtables import heads_section, make_head_tables
-from minipelt.paper.markdown import difference_table, markdown, number, plain_table
+from minipelt.paper.markdown import difference_table, markdown, number, plain_table, with_deviation
 from minipelt.paper.results import kind_of_rows, read_sweep, read_timing
 from minipelt.paper.tables import SETTINGS, Results, find_reference, label, make_tables
 
@@ -44,7 +44,7 @@ def score_table(results: Results, k: int | None, rows: list[dict]) -> str:
         for method in methods:
             row = cells.get((method, task))
             if row:
-                found.append((row["mean"], f"{row['mean']:.2f}<sub>{number(row['deviation'], 1)}</sub>"))
+                found.append((row["mean"], with_deviation(row["mean"], row["deviation"])))
             else:
                 found.append((None, ""))
         return ranked(found)

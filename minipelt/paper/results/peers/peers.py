@@ -29,7 +29,7 @@ from minipelt.experiment import prepare, score
 from minipelt.files import alone_in, make_folder, write_text
 from minipelt.identity import git_commit
 from minipelt.loop import make_optimizer, predict, train
-from minipelt.paper.markdown import markdown, number
+from minipelt.paper.markdown import markdown, number, with_deviation
 from minipelt.paper.results import Line, append, mend, read_results, settings
 from minipelt.paper.sweep import Shared
 from minipelt.paper.tables import mean_and_deviation, paired_t_test
@@ -145,10 +145,7 @@ def table(lines: list[Line], sweep: Path) -> str:
         if place not in theirs:
             continue
         difference, p, seeds = paired_t_test(own[place], theirs[place])
-        texts = []
-        for scores in (own[place], theirs[place]):
-            mean, deviation = mean_and_deviation(scores)
-            texts.append(f"{mean:.2f}<sub>{number(deviation, 1)}</sub>")
+        texts = [with_deviation(*mean_and_deviation(scores)) for scores in (own[place], theirs[place])]
         shown = f"{difference:+.2f}"
         rows.append([task, f"`{method}`", texts[0], libraries[place], texts[1], shown, number(p), str(seeds)])
     return markdown(["task", "method", "minipelt", "library", "its score", "difference", "p", "seeds"], rows)
