@@ -2,7 +2,7 @@
 
 In that code LoRA, prefix-tuning and BitFit alone train on a frozen, random head; adapters and unions train theirs. A
 sweep has such runs with `--frozen-head`. Only tasks count here on which every method with a frozen head ran both ways,
-and the mean is over those.
+and the average is over those.
 """
 
 from collections.abc import Iterator
@@ -21,33 +21,25 @@ def make_head_tables(results: Results) -> dict[str, list[dict]]:
     return {name: rows for name, rows in tables.items() if rows}
 
 
-def with_both(results: Results, k: int | None) -> tuple[list[str], list[str]]:
-    """(the methods that ran both ways, the tasks on which all of them did)."""
-    measured = results.methods(k)
-    methods = [name for name in measured if name + FROZEN in measured]
-    labels = [name + end for name in methods for end in ("", FROZEN)]
-    tasks = [task for task in results.tasks if labels and all(results.values(k, name, task) for name in labels)]
-    return methods, tasks
-
-
-def values(results: Results, k: int | None, method: str, task: str, tasks: list[str]) -> dict[int, float]:
-    """Scores by seed; for task `avg` the mean over `tasks`."""
-    return results.average(k, method, tasks) if task == "avg" else results.values(k, method, task)
-
-
-def columns(results: Results, tasks: list[str]) -> list[str]:
-    """The tasks, and `avg` where they are several that have a mean."""
-    return [*tasks, "avg"] if len(tasks) > 1 and "avg" in results.columns else tasks
+def both_ways(results: Results) -> Iterator[tuple[Results, int | None, list[str]]]:
+    """For each K with frozen heads: (the results of the tasks that count, K, the methods that ran both ways)."""
+    for k in results.sizes:
+        measured = results.methods(k)
+        methods = [name for name in measured if name + FROZEN in measured]
+        labels = [name + end for name in methods for end in ("", FROZEN)]
+        tasks = [task for task in results.tasks if all(results.values(k, name, task) for name in labels)]
+        if methods and tasks:
+            lines = [line for line in results.lines if line.run.k == k and line.run.subject in tasks]
+            yield Results(lines, "heads"), k, methods
 
 
 def heads(results: Results) -> Iterator[dict]:
-    """Each method that ran both ways: mean and deviation of both, the difference, and its p, paired by seed."""
-    for k in results.sizes:
-        methods, tasks = with_both(results, k)
+    """Each method that ran both ways: its mean both ways, the difference, and the p of it, paired by seed."""
+    for part, k, methods in both_ways(results):
         for method in methods:
-            for task in columns(results, tasks):
-                frozen = values(results, k, method + FROZEN, task, tasks)
-                trained = values(results, k, method, task, tasks)
+            for task in part.columns:
+                frozen = part.values(k, method + FROZEN, task)
+                trained = part.values(k, method, task)
                 difference, p, seeds = paired_t_test(trained, frozen)
                 if seeds:
                     yield {
@@ -59,26 +51,23 @@ def heads(results: Results) -> Iterator[dict]:
 
 def head_bounds(results: Results) -> Iterator[dict]:
     """Each union against its upper bound, with the bound's heads both ways; the paper's beside the first."""
-    for k in results.sizes:
-        methods, tasks = with_both(results, k)
-        if "avg" not in columns(results, tasks):
-            continue
-        names = [results.runs[task].task for task in tasks] if set(tasks) <= set(results.in_paper()) else []
-        for union in results.methods(k):
+    for part, k, methods in both_ways(results):
+        names = part.in_paper()
+        for union in part.methods(k):
             parts = parts_of_union(union)
-            scores = results.average(k, union, tasks)
-            as_published = [part + FROZEN if part in methods else part for part in parts]
+            scores = part.values(k, union, "avg") if "avg" in part.columns else {}
+            as_published = tuple(name + FROZEN if name in methods else name for name in parts)
             for way, labels in zip(WAYS, (as_published, parts), strict=True):
-                bound = upper_bound(results, k, labels, tasks) if parts and scores else None
+                bound = upper_bound(part, k, labels) if parts and scores else None
                 if bound is None:
                     continue
                 average, _ = mean_and_deviation(scores)
-                paper = names and labels is as_published
+                published = names and labels is as_published
                 yield {
                     "k": k or "all", "method": union, "heads": way,
                     "average": average, "upper bound": bound, "difference": average - bound,
-                    "paper": numbers.average(k, union, names) if paper else None,
-                    "paper's bound": numbers.upper_bound(k, parts, names) if paper else None,
+                    "paper": part.paper(k, union, "avg") if published else None,
+                    "paper's bound": numbers.upper_bound(k, parts, names) if published else None,
                 }
 
 
@@ -86,21 +75,20 @@ def head_bounds(results: Results) -> Iterator[dict]:
 
 
 def heads_section(results: Results, tables: dict) -> list[str]:
-    """The part of a report about heads."""
+    """The part of a report about heads. tables: with those of `make_head_tables`."""
     if "heads" not in tables:
         return []
     paragraphs = ["## Heads, frozen or trained"]
-    for k in results.sizes:
-        _, tasks = with_both(results, k)
-        if tasks:
-            paragraphs += [
-                f"Table 1 twice, K = {k or 'all rows'}: in the authors' public code LoRA, prefix-tuning and BitFit "
-                "alone train on a frozen, random head.",
-                both_ways(results, k, tasks),
-            ]
+    for part, k, methods in both_ways(results):
+        paragraphs += [
+            f"Table 1 twice, K = {k or 'all rows'}: in the authors' public code LoRA, prefix-tuning and BitFit alone "
+            "train on a frozen, random head.",
+            scores_both_ways(part, k, methods),
+        ]
+    tasks = list(dict.fromkeys(row["task"] for row in tables["heads"]))
     paragraphs += [
         "What training the head adds, in points; below it the p of a paired t-test over the seeds.",
-        difference_table(tables["heads"], list(dict.fromkeys(row["task"] for row in tables["heads"])), "method"),
+        difference_table(tables["heads"], tasks, "method"),
     ]
     if "head_bounds" in tables:
         paragraphs += [
@@ -110,25 +98,20 @@ def heads_section(results: Results, tables: dict) -> list[str]:
     return paragraphs
 
 
-def both_ways(results: Results, k: int | None, tasks: list[str]) -> str:
-    """Methods down; for every task two columns, as the public code and with every head trained."""
-    methods, _ = with_both(results, k)
+def scores_both_ways(part: Results, k: int | None, methods: list[str]) -> str:
+    """Methods down; for every task two columns. A method that has no frozen runs stands in both."""
     rows = []
-    for name in results.methods(k):
+    for name in part.methods(k):
         if name.endswith(FROZEN):
             continue
         cells = [f"`{name}`"]
-        for task in columns(results, tasks):
-            for each in (name + FROZEN if name in methods else name, name):
-                cells.append(cell(values(results, k, each, task, tasks)))
+        for task in part.columns:
+            for label in (name + FROZEN if name in methods else name, name):
+                scores = part.values(k, label, task)
+                cells.append(with_deviation(*mean_and_deviation(scores)) if scores else "")
         rows.append(cells)
     header = ["method"]
-    for task in columns(results, tasks):
-        title = "average" if task == "avg" else f"{task} {results.metric(task)}"
+    for task in part.columns:
+        title = "average" if task == "avg" else f"{task} {part.metric(task)}"
         header += [f"{title},<br>{way}" for way in WAYS]
     return markdown(header, rows)
-
-
-def cell(scores: dict[int, float]) -> str:
-    """Mean with deviation; nothing where nothing was measured."""
-    return with_deviation(*mean_and_deviation(scores)) if scores else ""

@@ -7,7 +7,7 @@ sample (n - 1).
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -137,14 +137,10 @@ class Results:
                     yield k, method, task
 
     def values(self, k: int | None, method: str, task: str) -> dict[int, float]:
-        """Scores by seed; for task `avg` the mean over all tasks of the report."""
-        if task == "avg":
-            return self.average(k, method, self.tasks)
-        return self.scores.get((k, method, task), {})
-
-    def average(self, k: int | None, method: str, tasks: list[str]) -> dict[int, float]:
-        """{seed: mean score over some tasks}, of the seeds that have all of them."""
-        each = [self.values(k, method, task) for task in tasks]
+        """Scores by seed; for task `avg` the mean over all tasks of the report, where a seed has all of them."""
+        if task != "avg":
+            return self.scores.get((k, method, task), {})
+        each = [self.scores.get((k, method, name), {}) for name in self.tasks]
         seeds = set.intersection(*map(set, each))
         return {seed: np.mean([scores[seed] for scores in each]) for seed in sorted(seeds)}
 
@@ -276,7 +272,7 @@ def table_2(results: Results) -> Iterator[dict]:
         for method in results.methods(k):
             parts = parts_of_union(method)
             values = results.values(k, method, "avg")
-            bound = upper_bound(results, k, parts, results.tasks) if parts else None
+            bound = upper_bound(results, k, parts) if parts else None
             if bound is None or not values:
                 continue
             average, _ = mean_and_deviation(values)
@@ -295,10 +291,10 @@ def parts_of_union(method: str) -> tuple[str, ...]:
     return parts if len(parts) > 1 and not settings else ()
 
 
-def upper_bound(results: Results, k: int | None, parts: Iterable[str], tasks: list[str]) -> float | None:
+def upper_bound(results: Results, k: int | None, parts: tuple[str, ...]) -> float | None:
     """The best single submodule of each task, averaged over the tasks. None where one was not measured on a task."""
     best = []
-    for task in tasks:
+    for task in results.tasks:
         by_part = [results.values(k, part, task) for part in parts]
         if not all(by_part):
             return None

@@ -7,6 +7,7 @@ from helpers import sweep_record as record
 from minipelt.paper.headtables import head_bounds, heads, heads_section, make_head_tables
 from minipelt.paper.numbers import TABLE_1
 from minipelt.paper.tables import Results
+from minipelt.settings import Data
 
 
 def records():
@@ -60,9 +61,15 @@ def test_only_tasks_that_ran_both_ways_count():
     assert averages == [row["average"] for row in head_bounds(results_of(records()))]
 
 
-def test_a_single_task_has_no_mean_and_no_bound():
-    results = results_of([line for line in records() if line["run"]["task"] == "sst2"])
-    assert {row["task"] for row in heads(results)} == {"sst2"}
+def test_own_data_has_nothing_of_the_paper_and_no_average():
+    """Two data sets of the user's own: differences, but no bound, which is an average."""
+    found = []
+    for name in ("mine", "yours"):
+        data = Data(f"{name}.csv", f"{name}-dev.csv", labels=("no", "yes"))
+        for method, frozen in (("lora", False), ("lora", True), ("adapter", False), ("al", False)):
+            found.append(record(name, method, 1, 0.5 + 0.1 * frozen, data=data, frozen_head=frozen))
+    results = results_of(found)
+    assert [row["difference"] for row in heads(results)] == [pytest.approx(-10)] * 2
     assert list(head_bounds(results)) == []
 
 
