@@ -26,7 +26,7 @@ from minipelt.identity import git_commit
 from minipelt.loop import make_optimizer, predict, train
 from minipelt.methods.lora import LoRA
 from minipelt.methods.prefix import Prefix
-from minipelt.paper.markdown import markdown, number
+from minipelt.paper.markdown import markdown, number, with_deviation
 from minipelt.paper.results import append, mend, read_results, settings
 from minipelt.paper.tables import mean_and_deviation, paired_t_test
 from minipelt.settings import Method, Recipe, Run, default_learning_rate
@@ -222,14 +222,17 @@ def do_runs(args):
 
 
 def table(lines):
-    """A row a variant: mean and deviation of the best validation scores, and the paired difference to `apl`."""
+    """A row a variant: mean and deviation of the best validation scores, and the paired difference to `apl`.
+
+    seeds: how many of the variant's seeds `apl` has as well.
+    """
     scores = defaultdict(dict)
     for run, record in lines:
         scores[record["variant"], run.task][run.recipe.seed] = 100 * record["validation"]
-    tasks = list(dict.fromkeys(task for _, task in scores))
+    tasks = sorted({task for _, task in scores})
     header = ["variant"]
     for task in tasks:
-        header += [task, "minus `apl`", "p"]
+        header += [task, "minus `apl`", "p", "seeds"]
     rows = []
     for name in VARIANTS:
         cells = [name]
@@ -237,10 +240,10 @@ def table(lines):
             each = scores[name, task]
             if each:
                 mean, deviation = mean_and_deviation(each)
-                difference, p, _ = paired_t_test(each, scores["apl", task])
-                cells += [f"{mean:.1f} ± {number(deviation, 1)}", f"{difference:+.1f}", number(p)]
+                difference, p, seeds = paired_t_test(each, scores["apl", task])
+                cells += [with_deviation(mean, deviation, (1, 1)), f"{difference:+.1f}", number(p), str(seeds)]
             else:
-                cells += ["", "", ""]
+                cells += ["", "", "", ""]
         rows.append(cells)
     return markdown(header, rows)
 
