@@ -34,6 +34,11 @@ def test_every_run_on_record_is_in_the_table(chapter, monkeypatch, capsys):
     assert shown == {record["variant"] for _, record in read_results(FOLDER / "variants.jsonl")}
 
 
+def test_the_results_page_has_the_table(chapter, monkeypatch, capsys):
+    call_script(chapter, monkeypatch, "--table")
+    assert capsys.readouterr().out.strip() in (FOLDER.parent / "README.md").read_text("utf-8")
+
+
 def test_the_table(chapter, monkeypatch, tmp_path, capsys):
     scores = {("apl", 1): 0.5, ("apl", 2): 0.6, ("al", 1): 0.6, ("al", 2): 0.7, ("fast gates", 1): 0.25}
     lines = [line_of("sst2", name, seed, validation=score) for (name, seed), score in scores.items()]
