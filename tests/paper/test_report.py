@@ -240,4 +240,6 @@ def drawn_by_this_matplotlib(path):
 
 
 def test_all_committed_results_are_checked():
-    assert FOLDERS == ["figure3", "figure3-k500", "heads-k100", "k100", "k500", "k500-bf16", "others", "rates-k500"]
+    assert FOLDERS == [
+        "figure3", "figure3-k500", "full", "heads-k100", "k100", "k500", "k500-bf16", "others", "rates-k500",
+    ]

@@ -54,7 +54,9 @@ def test_every_command_parses():
             get_task(args.task)
 
 
-@pytest.mark.parametrize("folder", ["k500", "rates-k500", "k100", "heads-k100", "figure3", "figure3-k500", "others"])
+@pytest.mark.parametrize("folder", [
+    "k500", "rates-k500", "full", "k100", "heads-k100", "figure3", "figure3-k500", "others",
+])
 def test_the_commands_are_those_of_the_results(folder):
     """Each run on record is in the grid of a command that writes into its folder, and no other run is."""
     sweeps = [line for line in commands() if " sweep " in line and line.endswith(f" --out results/{folder}")]
@@ -74,7 +76,7 @@ def test_the_links_lead_somewhere():
 
 
 @pytest.mark.parametrize("folder, title, tables", [
-    ("k500", "K = 500: four tasks that this base learns", 2),
+    ("k500", "K = 500: five tasks that this base learns", 2),
     ("k100", "The paper's grid at K = 100", 3),
 ])
 def test_the_tables_of_the_grid_are_those_of_the_report(folder, title, tables):
@@ -180,7 +182,7 @@ def test_growth_comes_out_again_from_its_points(tmp_path):
 
 
 @pytest.mark.parametrize("folder, title", [
-    ("k500", "K = 500: four tasks that this base learns"),
+    ("k500", "K = 500: five tasks that this base learns"),
     ("heads-k100", "Heads, frozen or trained"),
 ])
 def test_the_tables_of_heads_are_those_of_the_report(folder, title):
