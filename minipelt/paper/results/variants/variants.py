@@ -2,6 +2,7 @@
 
     python variants.py --glue glue                 every variant on SST-2 and STS-B, seeds 1 to 5; goes on where it was
     python variants.py --table                     variants.jsonl -> a table
+    python variants.py --glue glue --k 500 --epochs 10 --tasks qnli --out k500.jsonl     with more rows: a file a K
 
 Not part of the package: what is tried here and does not help never enters it. A variant is a function that changes a
 model which `attach` has made, before it trains.
@@ -18,12 +19,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from minipelt.errors import run_command
+from minipelt.errors import InputError, run_command
 from minipelt.experiment import prepare, score
 from minipelt.files import alone_in, make_folder
 from minipelt.gate import Gate, mean_gates, record_gates
 from minipelt.identity import git_commit
 from minipelt.loop import make_optimizer, predict, train
+from minipelt.methods.adapter import Adapter
 from minipelt.methods.lora import LoRA
 from minipelt.methods.prefix import Prefix
 from minipelt.paper.markdown import markdown, number, with_deviation
@@ -32,8 +34,7 @@ from minipelt.paper.tables import mean_and_deviation, paired_t_test
 from minipelt.settings import Method, Recipe, Run, default_learning_rate
 
 HERE = Path(__file__).parent
-PROTOCOL = {"k": 100, "valid_rows": 300}
-EPOCHS, PATIENCE = 20, 10
+VALID_ROWS, PATIENCE = 300, 10
 
 
 # ---- the variants
@@ -144,6 +145,20 @@ def slow_network(model):
     network[1], network[3] = Paced(network[1], 0.1), Paced(network[3], 0.1)
 
 
+def slow_adapter(model):
+    """Adapters learn a tenth as fast as the rest."""
+    for module in model.modules():
+        if isinstance(module, Adapter):
+            module.down, module.up = Paced(module.down, 0.1), Paced(module.up, 0.1)
+
+
+def no_gates(model):
+    """The parts as they are alone: no gate, LoRA's scale alpha / R."""
+    for module in model.modules():
+        if hasattr(module, "gate"):
+            module.gate = None
+
+
 def several(*changes):
     """One variant of several changes."""
 
@@ -159,6 +174,7 @@ def nothing(model):
 
 
 VARIANTS = {
+    "adapter": ("adapter", nothing),
     "lora": ("lora", nothing),
     "al": ("al", nothing),
     "apl": ("apl", nothing),
@@ -172,18 +188,21 @@ VARIANTS = {
     "slow prefix network, alpha / R": ("apl", several(slow_network, keep_alpha)),
     "closing prefix from 0.02, alpha / R": ("apl", several(shut_prefix, keep_alpha)),
     "al, alpha / R": ("al", keep_alpha),
+    "al, no gates": ("al", no_gates),
+    "al, slow adapter": ("al", slow_adapter),
+    "slow prefix network, slow adapter": ("apl", several(slow_network, slow_adapter)),
 }
 
 
 # ---- running them
 
 
-def do_run(task, name, seed, glue):
+def do_run(task, name, seed, args):
     """One run -> its line for variants.jsonl."""
     method_name, change = VARIANTS[name]
     method = Method(method_name)
-    recipe = Recipe(default_learning_rate(method), epochs=EPOCHS, patience=PATIENCE, seed=seed)
-    run = Run(task, method, recipe, glue=glue, **PROTOCOL)
+    recipe = Recipe(default_learning_rate(method), epochs=args.epochs, patience=PATIENCE, seed=seed)
+    run = Run(task, method, recipe, k=args.k, glue=args.glue, valid_rows=VALID_ROWS)
     _, model, rows = prepare(run)
     torch.manual_seed(seed)
     change(model)
@@ -209,11 +228,15 @@ def do_run(task, name, seed, glue):
 def do_runs(args):
     """Every run that is not on record yet, seed by seed."""
     torch.set_num_threads(1)
-    done = {(record["variant"], run.task, run.recipe.seed) for run, record in read_results(args.out)}
+    on_record = read_results(args.out)
+    for run, _ in on_record:
+        if run.k != args.k:
+            raise InputError(f"{args.out} has runs with K = {run.k}; expected a file of its own for K = {args.k}")
+    done = {(record["variant"], run.task, run.recipe.seed) for run, record in on_record}
     for seed, task, name in product(range(1, args.seeds + 1), args.tasks, args.variants):
         if (name, task, seed) in done:
             continue
-        line = do_run(task, name, seed, args.glue)
+        line = do_run(task, name, seed, args)
         append(args.out, line)
         print(f"{task} seed {seed} {name:<40}{100 * line['validation']:6.2f}", flush=True)
 
@@ -235,6 +258,8 @@ def table(lines):
         header += [task, "minus `apl`", "p", "seeds"]
     rows = []
     for name in VARIANTS:
+        if not any(scores[name, task] for task in tasks):
+            continue
         cells = [name]
         for task in tasks:
             each = scores[name, task]
@@ -254,6 +279,8 @@ def main() -> int:
     parser.add_argument("--glue", default="glue", metavar="FOLDER", help="where the official TSVs are")
     parser.add_argument("--out", type=Path, default=HERE / "variants.jsonl", metavar="FILE", help="a line a run")
     parser.add_argument("--tasks", nargs="+", default=["sst2", "stsb"])
+    parser.add_argument("--k", type=int, default=100, metavar="K", help="training rows")
+    parser.add_argument("--epochs", type=int, default=20, metavar="N", help="at most this many epochs")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds 1 to N")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--table", action="store_true", help="print the table, and train nothing")
