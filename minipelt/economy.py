@@ -79,6 +79,6 @@ def memory_advice(run):
         rows, parts = run.recipe.batch_size, run.recipe.accumulate
         raise InputError(
             f"out of memory with {rows} rows a step in parts of {-(-rows // parts)}; expected smaller ones: "
-            f"--batch-size {max(1, rows // 2)}, or --accumulate {2 * parts} or --gradient-checkpointing, "
-            "which leave the result as it is"
+            f"--batch-size {max(1, rows // 2)}, or --accumulate {2 * parts}, which is the same run with other dropout "
+            "noise, or --gradient-checkpointing, which has the same result"
         ) from None

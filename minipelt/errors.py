@@ -49,6 +49,14 @@ def short(value, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
+def check_utf8(name: str, text: str) -> None:
+    """Raise InputError for a text that no UTF-8 file can hold, such as a path in another encoding."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(f"{name} is {short(text)}; expected a name in UTF-8") from None
+
+
 def plural(number: int, noun: str) -> str:
     """`1 run`, `1,234 runs`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

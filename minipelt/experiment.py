@@ -27,7 +27,7 @@ from minipelt.checkpoint import (
     trained_tensors,
 )
 from minipelt.economy import memory_advice, recompute_layers, use_bfloat16
-from minipelt.errors import InputError, plural
+from minipelt.errors import InputError, check_utf8, plural
 from minipelt.files import alone_in, append_json_lines, save_json, write_text
 from minipelt.gate import mean_gates, record_gates
 from minipelt.identity import check_as_trained, check_base, check_same, describe_run, told_with_tensors
@@ -133,7 +133,8 @@ def prepare(run, load=load_base, read=read_split) -> Prepared:
 
 
 def new_folder(run, parent="runs") -> Path:
-    """Make and return a folder for a run, named after it, with -2, -3 ... if that is taken."""
+    """Make and return a folder for a run, named after it, with -2, -3 ... if that is taken. Raises InputError."""
+    check_utf8("the run folder", f"{parent}/{run.name}")
     for number in range(1, 10000):
         name = run.name if number == 1 else f"{run.name}-{number}"
         folder = Path(parent) / name
@@ -221,6 +222,8 @@ def train_and_save(prepared, wrapped, folder, record, say, resume, save_seconds)
     def validate(model):
         with stopwatch.pause(), scoring_bar(model, rows["validation"]):
             logits = predict(model, rows["validation"])
+        if not torch.isfinite(logits).all():
+            return -math.inf  # never the best
         return score(run.spec, logits, rows["validation"].labels)[run.spec.metrics[0]]
 
     last_save = -math.inf
@@ -253,14 +256,13 @@ def check_timed(reports, path):
 
 
 def check_finite(report, recipe):
-    """Raise InputError if an epoch's loss is no number any more."""
-    if math.isfinite(report["loss"]):
+    """Raise InputError if an epoch's loss, or what the model answers after it, is no number any more."""
+    loss, epoch, best = report["loss"], report["epoch"], report["best_epoch"]
+    if math.isfinite(loss) and math.isfinite(report["score"]):
         return
-    epoch, best = report["epoch"], report["best_epoch"]
+    what = "the model's answers are no numbers after" if math.isfinite(loss) else f"the loss is {loss} in"
     kept = f"; epoch {best}, the best before it, is kept" if 0 < best < epoch else ""
-    raise InputError(
-        f"the loss is {report['loss']} in epoch {epoch}; a learning rate below {recipe.learning_rate:g} may help{kept}"
-    )
+    raise InputError(f"{what} epoch {epoch}; a learning rate below {recipe.learning_rate:g} may help{kept}")
 
 
 def epoch_line(report):

@@ -11,7 +11,7 @@ try:
 except ImportError:  # not on Windows; two processes in one folder are not told apart there
     fcntl = None
 
-from minipelt.errors import InputError, describe_os_error
+from minipelt.errors import InputError, check_utf8, describe_os_error
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -86,13 +86,17 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     try:
         part.write_bytes(data)
         os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the name that the user knows
+        if part.is_file():
+            part.unlink()
         raise
 
 
 def make_folder(folder: str | Path) -> None:
     """Make a folder, and those above it, unless it is there. Raises InputError if it cannot be made."""
+    check_utf8("the folder", str(folder))
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,8 +2,8 @@
 
     g = mean over the real tokens t of sigmoid(w . x_t + b),   one scalar in (0, 1) per example
 
-x is what the submodule reads: the layer's input for prefix-tuning and LoRA, the feed-forward block's output for the
-adapter.
+x is what the submodule reads: the layer's input h for prefix-tuning and LoRA; for the adapter LayerNorm(f + a), what
+the layer gives without it.
 
 The authors' code averages over padding too, so a sentence gets other gates, and another prediction, in another batch.
 Here padding does not count.

@@ -32,8 +32,7 @@ def describe_run(prepared):
         "parameters": count_parameters(model),
         "fingerprints": {
             "base": model.bert.fingerprint,
-            "train": fingerprint.of_rows(rows["train"]),
-            "test": fingerprint.of_rows(rows["test"]),
+            **{name: fingerprint.of_rows(split) for name, split in rows.items()},
         },
         "device": model.classifier.weight.device.type,
         "threads": torch.get_num_threads(),
@@ -98,9 +97,12 @@ def check_same(record, folder):
     """Raise InputError if a run that is to go on has other settings, or another base or rows, than it began with."""
     recorded = load_record(folder)
     check_base(record["fingerprints"]["base"], recorded, folder)
-    prints = recorded.get("fingerprints", record["fingerprints"])
-    if prints.get("train") != record["fingerprints"]["train"]:
-        raise InputError(f"{folder}: the training rows are not those that the run began with; expected the same files")
+    prints = recorded.get("fingerprints", {})  # older records lack some
+    for split, words in (("train", "training"), ("validation", "validation"), ("test", "test")):
+        if prints.get(split, record["fingerprints"][split]) != record["fingerprints"][split]:
+            raise InputError(
+                f"{folder}: the {words} rows are not those that the run began with; expected the same files"
+            )
     began = load_settings(folder / "resume.safetensors") or record["run"]
     began = asdict(Run.from_dict(began, folder / "resume.safetensors"))  # with what is newer than the file
     for name in ("task", "method", "recipe", "k", "valid_rows", "max_length", "frozen_head", "zero_start", "precision"):

@@ -41,12 +41,13 @@ def train(model, rows, recipe, validate, optimizer, reports=()):
         total_loss = 0.0
         for step, indices in enumerate(training_batches(rows, recipe.batch_size, seed), start=(epoch - 1) * steps):
             set_learning_rate(optimizer, recipe, step, steps * recipe.epochs)
-            for part in in_batches(indices, math.ceil(len(indices) / recipe.accumulate)):  # one, if memory allows
-                inputs, labels = collate(rows, part, device)  # (B, T) each, (B)
+            for chunk in in_batches(indices, math.ceil(len(indices) / recipe.accumulate)):  # one, if memory allows
+                inputs, labels = collate(rows, chunk, device)  # (B, T) each, (B)
                 extra_loss = model.extra_loss(epoch, recipe) if model.extra_loss else 0.0
                 loss = loss_function(model(*inputs), labels)
-                ((loss + extra_loss) * (len(part) / len(indices))).backward()
-                total_loss += loss.item() * len(part)
+                share = len(chunk) / len(indices)
+                ((loss + extra_loss) * share).backward()
+                total_loss += loss.item() * len(chunk)
             clip_grad_norm_(parameters, recipe.clip)
             optimizer.step()
             optimizer.zero_grad()
@@ -66,7 +67,7 @@ def loss_function(logits, labels):
 
 
 def make_optimizer(model, recipe):
-    """AdamW over what trains. Matrices decay; biases, LayerNorm weights and other vectors do not."""
+    """AdamW over what trains. What has two dimensions decays; biases, LayerNorm weights and other vectors do not."""
     parameters = list(trained_parameters(model).values())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
@@ -94,6 +95,7 @@ def predict(model, rows):
     batches = evaluation_batches(rows, batch_size)
     with parametrize.cached():  # a matrix that a method rewrites (diff, dora) is computed once
         logits = torch.cat([model(*collate(rows, indices, device)[0]).float().cpu() for indices in batches])
+    order = [index for indices in batches for index in indices]
     in_order = torch.empty_like(logits)
-    in_order[[index for indices in batches for index in indices]] = logits
+    in_order[order] = logits
     return in_order

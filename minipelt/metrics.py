@@ -29,7 +29,7 @@ def matthews(predictions, labels):
     (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)); 0 if all predictions are one class.
     """
     tp, fp, fn, tn = confusion(predictions, labels)
-    return ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+    return correlation(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
 
 
 def pearson(predictions, labels):
@@ -38,7 +38,7 @@ def pearson(predictions, labels):
     if np.ptp(x) == 0 or np.ptp(y) == 0:  # rounding would leave a tiny spread around the mean
         return 0.0
     x, y = x - x.mean(), y - y.mean()
-    return ratio((x * y).sum(), np.sqrt((x * x).sum() * (y * y).sum()))
+    return correlation((x * y).sum(), np.sqrt((x * x).sum() * (y * y).sum()))
 
 
 def spearman(predictions, labels):
@@ -57,6 +57,11 @@ def ranks(values):
     _, inverse, counts = np.unique(np.asarray(values, dtype=np.float64), return_inverse=True, return_counts=True)
     last = np.cumsum(counts)  # rank of the last of each run of equal values
     return (last - (counts - 1) / 2)[inverse]
+
+
+def correlation(covariance, spread):
+    """Their quotient, from -1 to 1: rounding would lead past the ends."""
+    return max(-1.0, min(1.0, ratio(covariance, spread)))
 
 
 def ratio(numerator, denominator):

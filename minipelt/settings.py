@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from minipelt.errors import InputError, short
+from minipelt.errors import InputError, check_utf8, short
 from minipelt.files import load_json
 from minipelt.glue import MINIGLUE, TASKS, Task, get_task
 
@@ -354,6 +354,8 @@ def check_settings(settings) -> None:
         if wrong_type or (kind is tuple and not all(isinstance(item, str) for item in value)):
             expected = getattr(each.type, "__name__", str(each.type))
             raise InputError(f"{each.name} is {short(value)}; expected {expected}")
+        if isinstance(value, str):
+            check_utf8(each.name, value)
         choices = each.metadata.get("choices")
         if choices and value not in choices:
             raise InputError(f"{each.name} is {short(value)}; expected {' or '.join(choices)}")

@@ -32,6 +32,7 @@ def attach(model, method):
         raise InputError("the model has a method already; expected one with empty slots, such as `detach` leaves")
     bert = model.bert
     bert.requires_grad_(False)
+    model.classifier.requires_grad_(True)
     if bert.pooler_is_new:
         for name, parameter in bert.pooler.named_parameters():
             parameter.requires_grad_(True)

@@ -19,7 +19,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from minipelt import fingerprint
-from minipelt.bert import BertConfig, BertModel
+from minipelt.bert import BertModel
+from minipelt.config import read_config
 from minipelt.download import WEIGHTS, fetch_default, fetch_from_hub
 from minipelt.errors import InputError, short
 from minipelt.files import load_json, read_lines
@@ -73,7 +74,7 @@ def load_encoder(folder):
     tensor and the file otherwise. The one exception is the pooler, which many checkpoints lack: it then starts from
     random values, a line says so, and every method trains it with the head.
     """
-    config = BertConfig.from_json(Path(folder) / "config.json")
+    config = read_config(Path(folder) / "config.json")
     path = Path(folder) / "model.safetensors"
     with torch.device("meta"), WithoutNumbers():  # nothing is allocated before the tensors are known to fit
         bert = BertModel(config)

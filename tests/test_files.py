@@ -72,6 +72,14 @@ def test_a_write_that_breaks_off_keeps_the_older_file_and_leaves_nothing(tmp_pat
     assert names(tmp_path) == ["a.txt"]
 
 
+def test_a_write_that_fails_names_the_file_and_not_its_part(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(OSError) as caught:
+        write_bytes(tmp_path / "a.txt", b"newer")
+    assert caught.value.filename == str(tmp_path / "a.txt")
+    assert names(tmp_path) == ["a.txt"]
+
+
 @pytest.mark.parametrize("data, lines", [
     (b"", []),
     (b"\n", [""]),

@@ -95,13 +95,22 @@ def test_a_resumed_run_refuses_another_base(interrupted, tiny_folder):
     assert (folder / "run.json").read_bytes() == kept
 
 
-def test_a_resumed_run_refuses_other_rows(interrupted):
+@pytest.mark.parametrize("split, words", [("train", "training"), ("validation", "validation"), ("test", "test")])
+def test_a_resumed_run_refuses_other_rows(interrupted, split, words):
     run, folder = interrupted
     prepared = prepare(run)
-    rows = prepared.rows["train"]
+    rows = prepared.rows[split]
     shorter = Rows(rows.input_ids[:-1], rows.token_type_ids[:-1], rows.labels[:-1])
-    with pytest.raises(InputError, match="training rows are not those that the run began with"):
-        run_experiment(prepared._replace(rows=prepared.rows | {"train": shorter}), folder, resume=True)
+    with pytest.raises(InputError, match=f"the {words} rows are not those that the run began with"):
+        run_experiment(prepared._replace(rows=prepared.rows | {split: shorter}), folder, resume=True)
+
+
+def test_a_run_begun_before_validation_rows_had_a_fingerprint_goes_on(interrupted):
+    run, folder = interrupted
+    record = json.loads((folder / "run.json").read_text())
+    del record["fingerprints"]["validation"]
+    (folder / "run.json").write_text(json.dumps(record))
+    assert "results" in run_experiment(prepare(run), folder, resume=True)
 
 
 def test_a_resumed_run_refuses_edited_settings(interrupted):

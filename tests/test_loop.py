@@ -245,6 +245,14 @@ def test_a_loss_that_is_no_number_is_said(model):
             check_finite(report, recipe)
 
 
+def test_answers_that_are_no_numbers_are_said_too():
+    """Weights can be lost in an epoch's last step, behind its last finite loss."""
+    report = {"epoch": 2, "loss": 0.7, "score": -math.inf, "best_score": 0.8, "best_epoch": 1}
+    expected = "the model's answers are no numbers after epoch 2; a learning rate below 0.1 may help; epoch 1, the best"
+    with pytest.raises(InputError, match=expected):
+        check_finite(report, Recipe(0.1))
+
+
 # ---- what the seed fixes
 
 

@@ -65,6 +65,12 @@ def test_constant_predictions():
     assert spearman(np.arange(3), [2, 2, 2]) == 0
 
 
+def test_rounding_does_not_lead_past_one():
+    """Two rows lie on a line, so Pearson is 1 or -1; unclipped, one pair in a hundred has 1.0000000000000002."""
+    for pair in np.random.default_rng(0).normal(size=(1000, 2, 2)):
+        assert abs(pearson(*pair)) <= 1 and abs(abs(pearson(*pair)) - 1) < 1e-12
+
+
 def test_large_counts_do_not_overflow():
     labels = np.arange(400_000) % 2
     assert matthews(labels, labels) == pytest.approx(1)

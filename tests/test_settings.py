@@ -315,3 +315,9 @@ def test_folders_become_full_paths_and_names_stay(tmp_path, monkeypatch):
 
 def test_the_sample_rows_have_one_name():
     assert full_path(str(MINIGLUE)) == "miniglue"
+
+
+def test_a_path_that_no_file_can_record_is_refused():
+    """Bytes that are no UTF-8 come as half surrogate pairs; run.json could not be read again."""
+    with pytest.raises(InputError, match=r"glue is .*\\udcff.*; expected a name in UTF-8"):
+        Run("sst2", Method("lora"), Recipe(1e-3), glue="rows-\udcff")

@@ -113,7 +113,7 @@ def quotes_of(path):
 
 
 IN_WORDS = ("ft", "head")  # no module, and nothing to quote
-HEART = {"diff": ("mask", "expected_share", "prune", "settle")}  # of its module only these
+HEART = {"diff": ("forward", "mask", "expected_share", "prune", "settle")}  # of its module only these
 
 
 def to_quote(part, source):

@@ -153,6 +153,7 @@ def test_a_second_method_is_refused_until_the_first_is_detached(tiny, first):
     assert model.method.name == first
     attach(detach(model), Method("lora"))
     assert model.method.name == "lora"
+    assert {"classifier.weight", "classifier.bias"} <= set(trained_parameters(model)), "the head always trains"
 
 
 @pytest.mark.parametrize("first", ["adapter", "prefix", "lora", "houlsby", "parallel", "ia3", "prompt", "diff", "dora"])

@@ -76,5 +76,7 @@ def check_output(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error(f"--output {output}: expected a name that ends in {' or '.join(OUTPUTS)}")
     if output.resolve() == Path(args.input).resolve():
         parser.error(f"--output {output}: this is the input; expected another file")
+    if output.is_dir():
+        parser.error(f"--output {output}: this is a folder; expected a file")
     if not output.parent.is_dir():
         parser.error(f"--output {output}: no folder {output.parent}; expected one that exists")

@@ -68,7 +68,9 @@ class Diff(nn.Module):
         """z delta without noise, but for its largest entries 0."""
         difference = (self.mask(noisy=False) * self.delta).flatten()
         places = difference.abs().topk(self.num_saved).indices
-        return torch.zeros_like(difference).index_copy_(0, places, difference[places]).view(self.shape)
+        kept = torch.zeros_like(difference)
+        kept[places] = difference[places]
+        return kept.view(self.shape)
 
     @torch.no_grad()
     def settle(self):

@@ -53,7 +53,8 @@ class PrefixTable(nn.Module):
     @property
     def num_saved(self):
         """How many trained numbers a run keeps: 2 N P D."""
-        return torch.Size(self.shape).numel()
+        N, _, P, D = self.shape
+        return 2 * N * P * D
 
     def saved_state(self):
         """What a run keeps: the vectors, (N, 2, P, D), not the network that makes them."""

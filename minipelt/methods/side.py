@@ -25,7 +25,9 @@ class SideNetwork(nn.Module):
     def __init__(self, config, bottleneck):
         super().__init__()
         D, M = config.hidden_size, bottleneck
-        heads = max(heads for heads in range(1, 9) if M % heads == 0)
+        heads = 8
+        while M % heads:
+            heads -= 1
         small = replace(config, hidden_size=M, num_attention_heads=heads, intermediate_size=4 * M)
         self.down = nn.Linear(D, M)
         self.layer = BertLayer(small)

@@ -17,5 +17,6 @@ def attach(model, method, gate):
         raise InputError(f"top_layers is {method.top_layers}; this encoder has {N} layers")
     if method.top_layers == 0:
         return
-    tops = tuple(f"encoder.layer.{i}." for i in range(first, N))
-    unfreeze(model, "top", {name: p for name, p in bert.named_parameters() if name.startswith((*tops, "pooler."))})
+    for i in range(first, N):
+        unfreeze(model, "top", dict(bert.encoder.layer[i].named_parameters(prefix=f"encoder.layer.{i}")))
+    unfreeze(model, "top", dict(bert.pooler.named_parameters(prefix="pooler")))

@@ -5,6 +5,7 @@ A value of a hyperparameter makes a run of its own only for the methods that it 
 
 import itertools
 from argparse import Namespace
+from dataclasses import replace
 
 from minipelt.errors import InputError
 from minipelt.glue import TASKS, Task, find_data, get_task
@@ -29,12 +30,14 @@ def grid(args: Namespace) -> list[Run]:
     for seed, k, subject, method in itertools.product(range(1, args.seeds + 1), sizes, subjects, methods):
         for rate in args.lr or [default_learning_rate(method)]:
             recipe = Recipe(rate, args.batch_size, args.epochs, args.patience, seed=seed, accumulate=args.accumulate)
-            runs.append(Run(
+            run = Run(
                 method=method, recipe=recipe, model=args.model or DEFAULT_MODEL, k=k, valid_rows=valid_rows,
                 max_length=args.max_length, device=args.device, frozen_head=args.frozen_head,
                 zero_start=args.zero_start, precision=args.precision, compile=args.compile,
                 gradient_checkpointing=args.gradient_checkpointing, **subject,
-            ))
+            )
+            # A start at zero is a regression's: elsewhere it would be the same run under another name.
+            runs.append(replace(run, zero_start=False) if run.spec.labels else run)
     return list(dict.fromkeys(runs))  # each once, whatever was said twice
 
 

@@ -28,7 +28,7 @@ class Line(NamedTuple):
 
 def settings(run: Run) -> Run:
     """What makes a run this run: all its settings but where the official files lie, what it computes on, and what
-    saves time or memory and leaves the result as it is.
+    saves time or memory and computes the same: to rounding, and but for dropout's noise where a batch is cut.
     """
     glue = "miniglue" if run.sample_rows else ""
     recipe = replace(run.recipe, accumulate=1)

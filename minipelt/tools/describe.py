@@ -13,6 +13,7 @@ import torch
 
 from minipelt.bert import BertClassifier, BertConfig, BertModel
 from minipelt.commands import given
+from minipelt.config import read_config
 from minipelt.errors import InputError
 from minipelt.experiment import parameter_table
 from minipelt.settings import HYPERPARAMETERS, PARTS, Method
@@ -76,7 +77,7 @@ def config_of(model):
     if model in CONFIGS:
         return CONFIGS[model]
     if (Path(model) / "config.json").is_file():
-        return BertConfig.from_json(Path(model) / "config.json")
+        return read_config(Path(model) / "config.json")
     raise InputError(f"unknown model {model!r}: expected a folder with config.json, or one of {', '.join(CONFIGS)}")
 
 

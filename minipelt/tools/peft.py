@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from minipelt.bert import BertConfig
 from minipelt.checkpoint import check_tensors, load_tensors
+from minipelt.config import read_config
 from minipelt.errors import InputError, short
 from minipelt.files import load_json
 from minipelt.settings import (
@@ -142,7 +142,7 @@ def from_peft(folder, task=None, data=None, model=None, glue="glue"):
     check_supported(settings, place)
     method = read_method(settings, place)
     base = full_path(model or read_base(settings, place))
-    config = BertConfig.from_json(find(base) / "config.json")
+    config = read_config(find(base) / "config.json")
     max_length = min(128, config.max_position_embeddings)
     if task is None and data is None:
         task, data, max_length = read_head(folder)

@@ -132,7 +132,8 @@ def save_predictions(path, task, examples, logits):
         probabilities = record.pop("probabilities", {})
         rows.append(record | {f"p({name})": value for name, value in probabilities.items()})
     sheet = io.StringIO()
-    writer = csv.DictWriter(sheet, rows[0], lineterminator="\n")
+    # Texts in quotes: Python leaves a carriage return in a text without them, and then cannot read it.
+    writer = csv.DictWriter(sheet, rows[0], lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, sheet.getvalue())

@@ -69,9 +69,13 @@ def settings(args) -> Run:
     options = given(args, ("k", "valid_rows", "max_length", "device", "frozen_head", "zero_start", *ECONOMY))
     options["model"] = full_path(args.model or DEFAULT_MODEL)
     if args.train:
-        return Run(own_name(args), method, recipe, glue="", data=own_data(args), **options)
-    task = get_task(args.task)
-    return Run(task.name, method, recipe, glue=full_path(args.glue or find_data([task])), **options)
+        run = Run(own_name(args), method, recipe, glue="", data=own_data(args), **options)
+    else:
+        task = get_task(args.task)
+        run = Run(task.name, method, recipe, glue=full_path(args.glue or find_data([task])), **options)
+    if run.zero_start and run.spec.labels:
+        raise InputError(f"--zero-start has no effect on {run.task}, which has classes; it has one on a regression")
+    return run
 
 
 def check_effect(args, method: Method) -> None:
@@ -89,9 +93,11 @@ def check_effect(args, method: Method) -> None:
         )
 
 
-def changes(args) -> dict:
-    """What --eval and --resume take from the command line; all else stands in the run folder."""
+def changes(args, folder) -> dict:
+    """What --eval and --resume take from the command line; all else stands in the run folder. Raises InputError."""
     found = given(args, ("device", "glue", "model"))
+    if "glue" in found and Run.load(folder).data:
+        raise InputError(f"--glue has no effect on {folder}: it was trained on your own files")
     for name in ("glue", "model"):
         if name in found:
             found[name] = full_path(found[name])
@@ -100,7 +106,7 @@ def changes(args) -> dict:
 
 def to_resume(args) -> Run:
     """The settings of the run folder to go on with. Raises InputError if there is nothing to go on with."""
-    run, folder = Run.load(args.resume, **changes(args)), Path(args.resume)
+    run, folder = Run.load(args.resume, **changes(args, args.resume)), Path(args.resume)
     if "results" in load_record(folder):
         raise InputError(f"{folder}: this run is finished; --eval {folder} scores it again")
     if not can_go_on(folder):
@@ -206,7 +212,7 @@ def gate_table(gates):
 
 def evaluate(args):
     """--eval: the test score of a run folder, computed again, beside the recorded one."""
-    run, _, model, tokenizer = load_run(args.eval, **changes(args))
+    run, _, model, tokenizer = load_run(args.eval, **changes(args, args.eval))
     rows = encode(reader(run)(run, run.test_split), tokenizer, run.max_length)
     scores = test(model, run.spec, rows)["test"]
     record = load_record(args.eval)

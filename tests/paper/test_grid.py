@@ -142,3 +142,10 @@ def test_the_sample_rows_stand_in_for_absent_files(tmp_path, monkeypatch, capsys
     assert "glue/SST-2" in capsys.readouterr().out
     (tmp_path / "glue/SST-2").mkdir()
     assert {run.glue for run in grid(make_parser("sweep").parse_args(command))} == {"glue"}
+
+
+def test_a_start_at_zero_is_for_regression_alone():
+    """Elsewhere it would be the same run once more, under another name."""
+    command = ["--tasks", "sst2", "stsb", "--methods", "lora", "--seeds", "1", "--zero-start"]
+    runs = grid(make_parser("sweep").parse_args(command))
+    assert [(run.task, run.zero_start) for run in runs] == [("sst2", False), ("stsb", True)]

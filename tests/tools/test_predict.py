@@ -280,6 +280,15 @@ def test_output_has_texts_predictions_and_probabilities(trained, command, tmp_pa
     assert records[1]["probabilities"]["sea"] == float(rows[1]["p(sea)"])
 
 
+def test_a_carriage_return_in_a_text_comes_back_out_of_the_answers(trained, command, tmp_path):
+    folder = trained("sst2", "lora")
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"sentence": "a\rfilm, fine"}) + "\n")
+    command("predict", folder, "--input", tmp_path / "texts.jsonl", "--output", tmp_path / "answers.csv")
+    with open(tmp_path / "answers.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["text"] == "a\rfilm, fine"
+
+
 def test_the_screen_the_file_and_the_page_have_one_answer(trained, command, tmp_path):
     folder = trained("sst2", "lora")
     (tmp_path / "texts.txt").write_text("a fine film\n")
@@ -386,9 +395,12 @@ def test_wrong_input_is_one_line(trained, command, tmp_path, monkeypatch, own_da
         (["--input", "x.csv", "--output", "y.csv", "--gates"], "--output and --gates"),
         (["--input", "x.csv", "--output", "./x.csv"], "this is the input"),
         (["--input", "x.csv", "--output", "nowhere/y.csv"], "no folder nowhere"),
+        (["--input", "x.csv", "--output", "folder.csv"], "this is a folder; expected a file"),
     ],
 )
-def test_arguments_that_would_be_ignored_are_errors(command, arguments, message):
+def test_arguments_that_would_be_ignored_are_errors(command, arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
     code, _, err = command("predict", "runs/any", *arguments)
     assert code == 2 and message in err.splitlines()[-1]
 

@@ -349,12 +349,30 @@ def test_a_hyperparameter_without_effect_is_refused(go, capsys):
         ("lora", "--bottleneck", "48"): ("--bottleneck has no effect on lora; it has one on ", "parallel"),
         ("ft", "--share", "0.1"): ("--share has no effect on ft; it has one on ", "diff"),
         ("lora", "--no-gate"): ("--no-gate has no effect on lora; gates stand where ", "adapter, prefix, lora"),
+        ("lora", "--zero-start"): ("--zero-start has no effect on sst2, which has classes", "regression"),
     }
     for (method, *option), (message, users) in cases.items():
         assert go("--task", "sst2", "--method", method, *option) == (2, [])
         err = capsys.readouterr().err
         assert err.startswith(f"error: {message}")
         assert users in err
+
+
+def test_weights_that_break_in_the_last_step_are_not_kept(go, capsys):
+    """One step, whose loss is finite, and whose rate then leads out of the numbers."""
+    code, (folder,) = go("--task", "sst2", "--method", "ft", "--lr", "1e38", "--k", "8", "--epochs", "1")
+    assert code == 2 and not (folder / "trained.safetensors").exists()
+    err = capsys.readouterr().err
+    assert "the model's answers are no numbers after epoch 1; a learning rate below 1e+38 may help" in err
+
+
+def test_own_files_are_not_scored_on_the_rows_of_glue(go, capsys, tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\n" + "".join(f"t{n},{n % 2}\n" for n in range(8)))
+    own = ["--train", "rows.csv", "--dev", "rows.csv"]
+    _, (folder,) = go(*own, "--method", "head", "--epochs", "1")
+    for option in ("--eval", "--resume"):
+        assert go(option, str(folder), "--glue", "miniglue")[0] == 2
+        assert "--glue has no effect on" in capsys.readouterr().err
 
 
 def test_a_method_is_read_whatever_its_case(go):
