@@ -152,7 +152,9 @@ def new_folder(run, parent="runs") -> Path:
 
 
 def score(task, logits, labels):
-    """{metric: value} of a task. logits (n, C); labels (n)."""
+    """{metric: value} of a task. logits (n, C); labels (n). Raises InputError if an answer is no number."""
+    if not torch.isfinite(logits).all():
+        raise InputError("the model's answers are no numbers; expected a run and a base with finite weights")
     predictions = logits.argmax(dim=-1) if task.labels else logits[:, 0]
     return {name: getattr(metrics, name)(predictions.numpy(), labels.numpy()) for name in task.metrics}
 

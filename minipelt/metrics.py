@@ -61,7 +61,7 @@ def ranks(values):
 
 def correlation(covariance, spread):
     """Their quotient, from -1 to 1: rounding would lead past the ends."""
-    return max(-1.0, min(1.0, ratio(covariance, spread)))
+    return float(np.clip(ratio(covariance, spread), -1, 1))  # what is no number stays none
 
 
 def ratio(numerator, denominator):

@@ -275,6 +275,15 @@ def test_every_method_learns_on_the_default_weights(tmp_path, method, load_once)
     assert experiment.score(run.spec, logits, rows["test"].labels) == record["results"]["test"]
 
 
+@pytest.mark.parametrize("task", ["sst2", "stsb"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_answers_that_are_no_numbers_have_no_score(task, value):
+    logits = torch.randn(4, TASKS[task].num_outputs)
+    logits[1] = value
+    with pytest.raises(InputError, match="the model's answers are no numbers"):
+        experiment.score(TASKS[task], logits, torch.tensor([0.0, 1.0, 1.0, 0.0]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task, dev_rows", [("rte", 277), ("mrpc", 408), ("cola", 1043)])
 def test_real_rows_train(glue, tiny_folder, tmp_path, task, dev_rows):

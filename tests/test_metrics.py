@@ -69,6 +69,7 @@ def test_rounding_does_not_lead_past_one():
     """Two rows lie on a line, so Pearson is 1 or -1; unclipped, one pair in a hundred has 1.0000000000000002."""
     for pair in np.random.default_rng(0).normal(size=(1000, 2, 2)):
         assert abs(pearson(*pair)) <= 1 and abs(abs(pearson(*pair)) - 1) < 1e-12
+    assert np.isnan(pearson([np.nan, 1, 2], [1, 2, 3])), "what is no number stays none"
 
 
 def test_large_counts_do_not_overflow():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from minipelt import fingerprint
 from minipelt.batches import Rows, encode
 from minipelt.bert import BertClassifier
 from minipelt.errors import InputError, complain
@@ -43,13 +44,17 @@ def measure(folder: str | Path, **changes) -> dict:
         scores    {metric: value from 0 to 1} with the gates as they are
         replaced  {what stands in their place: {"scores", "changed"}}, see `replacements` and `count_changes`
 
-    Raises InputError if the test rows are not as many as when the run was tested.
+    Raises InputError if the test rows are not those that the run was tested on.
     """
     run, _, model, tokenizer = load_run(folder, **changes)
     rows = encode(read_split(run, run.test_split), tokenizer, run.max_length)
-    tested = load_record(folder)["rows"]["test"]
+    record = load_record(folder)
+    tested = record["rows"]["test"]
     if len(rows) != tested:
         raise InputError(f"{folder}: was tested on {tested:,} rows; found {len(rows):,}; expected the same files")
+    recorded = record.get("fingerprints", {}).get("test")  # older records have none
+    if recorded not in (None, fingerprint.of_rows(rows)):
+        raise InputError(f"{folder}: was tested on other rows than are there now; expected the same files")
     untrained, _ = build(run, choose_device(run.device))
     _, start = ask_with_gates(untrained, rows)
     logits, gates = ask_with_gates(model, rows)

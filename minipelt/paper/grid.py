@@ -31,7 +31,7 @@ def grid(args: Namespace) -> list[Run]:
         for rate in args.lr or [default_learning_rate(method)]:
             recipe = Recipe(rate, args.batch_size, args.epochs, args.patience, seed=seed, accumulate=args.accumulate)
             run = Run(
-                method=method, recipe=recipe, model=args.model or DEFAULT_MODEL, k=k, valid_rows=valid_rows,
+                method=method, recipe=recipe, model=full_path(args.model or DEFAULT_MODEL), k=k, valid_rows=valid_rows,
                 max_length=args.max_length, device=args.device, frozen_head=args.frozen_head,
                 zero_start=args.zero_start, precision=args.precision, compile=args.compile,
                 gradient_checkpointing=args.gradient_checkpointing, **subject,

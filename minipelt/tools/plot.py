@@ -24,8 +24,11 @@ def plot(args):
     kind = args.kind or ("curve" if len(args.runs) == 1 else "compare")
     path = Path(args.out or f"{kind}.png")
     check_matplotlib()
+    from matplotlib import rc_context
+
     read, draw = KINDS[kind]
-    write(draw(read_runs(args.runs, read)), path)
+    with rc_context({"text.parse_math": False}):  # a $ in a run's name is a $
+        write(draw(read_runs(args.runs, read)), path)
     print(path)
 
 

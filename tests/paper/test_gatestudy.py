@@ -151,6 +151,10 @@ def test_other_test_rows_are_refused(tiny_folder, tmp_path):
     save_json(record | {"rows": {"test": 872}}, tmp_path / "run/run.json")
     with pytest.raises(chapter.InputError, match="was tested on 872 rows; found 132; expected the same files"):
         chapter.measure(tmp_path / "run")
+    record["fingerprints"] = {"base": None, "train": None, "test": "0" * 16}
+    save_json(record, tmp_path / "run/run.json")
+    with pytest.raises(chapter.InputError, match="was tested on other rows than are there now"):
+        chapter.measure(tmp_path / "run")
 
 
 # ---- the command

@@ -69,6 +69,14 @@ def test_the_suffix_sets_the_type(matplotlib, command, tmp_path, kind, suffix, s
     assert out.read_bytes().startswith(start)
 
 
+def test_a_dollar_in_a_name_is_a_dollar(matplotlib, command, tmp_path):
+    """matplotlib would read what stands between two as a formula."""
+    runs = [make_run(tmp_path / "US$ to EU$"), make_run(tmp_path / "a$^$b")]
+    for kind in plot.KINDS:
+        assert command("plot", *runs, "--kind", kind, "--out", tmp_path / "x.svg")[0] == 0
+        assert "a$^$b" in (tmp_path / "x.svg").read_text()
+
+
 def test_the_kind_follows_the_number_of_runs(matplotlib, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [make_run(Path(name)) for name in "ab"]
